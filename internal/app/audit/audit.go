@@ -1,0 +1,254 @@
+// Package audit proves from stored data that Penstock's promises hold: it recomputes
+// every balance from the ledger and matches orders, reservations, keys and events to
+// each other. It reads a snapshot, so it may run beside a working server.
+//
+// What a reader would get wrong: an order and its reservation are committed apart, so
+// at any moment a few steps are half done. The ledger tells which: a closing after the
+// position up to which the orders have followed the inventory is "in flight", not
+// wrong. One before that position must be matched exactly.
+package audit
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/order"
+	"github.com/penstockhq/penstock/internal/order/orderpebble"
+)
+
+// maxProblems is how many problems a report spells out.
+const maxProblems = 100
+
+// Report is what an audit found.
+type Report struct {
+	OK       bool     `json:"ok"`
+	Checked  Checked  `json:"checked"`
+	Oversold int64    `json:"oversold"` // units held or sold beyond what was there
+	InFlight int64    `json:"in_flight"`
+	Problems []string `json:"problems"` // the first 100
+	Total    int64    `json:"problems_total"`
+}
+
+// Checked counts what was looked at.
+type Checked struct {
+	Levels       int64 `json:"levels"`
+	Ledger       int64 `json:"ledger_entries"`
+	Reservations int64 `json:"reservations"`
+	Orders       int64 `json:"orders"`
+	Keys         int64 `json:"keys"`
+	OrderEvents  int64 `json:"order_events"`
+	StockEvents  int64 `json:"stock_events"`
+	Listed       int64 `json:"listed"`
+}
+
+// Run audits everything that r shows. An error means that it could not be read.
+func Run(ctx context.Context, r pebble.Reader) (*Report, error) {
+	a := &auditor{
+		ctx: ctx, report: &Report{Problems: []string{}},
+		inventory: inventorypebble.Snapshot{R: r}, orders: orderpebble.Snapshot{R: r},
+		levels: map[inventory.Place]*inventory.Level{}, reservations: map[string]*held{}, placed: map[string]*seen{},
+	}
+	var err error
+	if a.followed, err = a.orders.Followed(); err != nil {
+		return nil, fmt.Errorf("read position: %w", err)
+	}
+	for _, check := range []func() error{
+		a.replayLedger, a.compareLevels, a.compareReservations, a.readEvents, a.compareOrders, a.compareKeys, a.compareLists,
+		a.missingOrders,
+	} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	a.report.OK = a.report.Total == 0
+	return a.report, nil
+}
+
+// held is what ledger and reservation say of one reservation.
+type held struct {
+	orderID   string
+	open      int64 // units reserved and neither committed, released nor expired
+	committed int64
+	closedAt  uint64 // position of the last entry that closed it
+	kind      inventory.EntryKind
+	status    inventory.Status // 0 until the reservation itself was read
+	quantity  int64
+}
+
+// seen is what events and rows say of one order.
+type seen struct {
+	version uint64
+	status  order.Status
+	row     bool
+}
+
+type auditor struct {
+	ctx          context.Context //nolint:containedctx // one call's
+	report       *Report
+	inventory    inventorypebble.Snapshot
+	orders       orderpebble.Snapshot
+	followed     uint64
+	levels       map[inventory.Place]*inventory.Level
+	crossings    []inventory.Crossing
+	reservations map[string]*held
+	placed       map[string]*seen
+}
+
+func (a *auditor) problem(format string, args ...any) {
+	a.report.Total++
+	if len(a.report.Problems) < maxProblems {
+		a.report.Problems = append(a.report.Problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// replayLedger recomputes every balance, and with it when each crossed zero.
+func (a *auditor) replayLedger() error {
+	err := a.inventory.Crossings(func(c inventory.Crossing) error {
+		a.crossings = append(a.crossings, c)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read stock events: %w", err)
+	}
+	a.report.Checked.StockEvents = int64(len(a.crossings))
+	next := uint64(1)
+	err = a.inventory.Ledger(func(e inventory.Entry) error {
+		a.report.Checked.Ledger++
+		if e.Seq != next {
+			a.problem("ledger: entry %d follows entry %d", e.Seq, next-1)
+		}
+		next = e.Seq + 1
+		a.enter(&e)
+		return a.ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	for _, c := range a.crossings {
+		a.problem("stock events: %s at %s, version %d, is told but not in the ledger", c.Level.SKU, c.Level.Location, c.Level.Version)
+	}
+	return nil
+}
+
+func (a *auditor) enter(e *inventory.Entry) {
+	a.enterReservation(e)
+	if e.Policy == inventory.Untracked {
+		return
+	}
+	level := a.levels[e.Place]
+	if level == nil {
+		level = &inventory.Level{Place: e.Place}
+		a.levels[e.Place] = level
+	}
+	before := level.Available()
+	onHand, reserved := e.Effect()
+	level.OnHand += onHand
+	level.Reserved += reserved
+	level.Version++
+	after := level.Available()
+	if e.Kind == inventory.EntryReserved && e.Policy == inventory.Reserve && after < 0 {
+		a.report.Oversold += min(-after, e.Quantity)
+		a.problem("oversold: ledger entry %d holds %d of %s at %s where %d were available", e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, before)
+	}
+	if (before > 0) != (after > 0) {
+		a.expectCrossing(e, level)
+	}
+}
+
+func (a *auditor) expectCrossing(e *inventory.Entry, level *inventory.Level) {
+	if len(a.crossings) == 0 || a.crossings[0].Level != *level || a.crossings[0].Depleted != (level.Available() <= 0) {
+		a.problem("stock events: %s at %s crossed zero in ledger entry %d, and no event tells so in its place",
+			level.SKU, level.Location, e.Seq)
+		return
+	}
+	a.crossings = a.crossings[1:]
+}
+
+func (a *auditor) enterReservation(e *inventory.Entry) {
+	if e.ReservationID == "" {
+		return
+	}
+	h := a.reservations[e.ReservationID]
+	if h == nil {
+		h = &held{orderID: e.OrderID}
+		a.reservations[e.ReservationID] = h
+	}
+	switch e.Kind {
+	case inventory.EntryReserved:
+		h.open += e.Quantity
+		return
+	case inventory.EntryCommitted:
+		h.committed += e.Quantity
+	case inventory.EntryReleased, inventory.EntryExpired:
+	default:
+		a.problem("ledger: entry %d books stock in the name of reservation %s", e.Seq, e.ReservationID)
+	}
+	h.open -= e.Quantity
+	h.closedAt, h.kind = e.Seq, e.Kind
+}
+
+func (a *auditor) compareLevels() error {
+	err := a.inventory.Levels(func(l inventory.Level) error {
+		a.report.Checked.Levels++
+		want := a.levels[l.Place]
+		if want == nil {
+			want = &inventory.Level{Place: l.Place}
+		}
+		if l != *want {
+			a.problem("stock: %s at %s has %d on hand and %d reserved (version %d); the ledger gives %d and %d (version %d)",
+				l.SKU, l.Location, l.OnHand, l.Reserved, l.Version, want.OnHand, want.Reserved, want.Version)
+		}
+		delete(a.levels, l.Place)
+		return a.ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("read stock: %w", err)
+	}
+	for p := range a.levels {
+		a.problem("stock: %s at %s is in the ledger but has no level", p.SKU, p.Location)
+	}
+	return nil
+}
+
+func (a *auditor) compareReservations() error {
+	err := a.inventory.Reservations(func(r *inventory.Reservation) error {
+		a.report.Checked.Reservations++
+		h := a.reservations[r.ID]
+		if h == nil {
+			a.problem("reservation %s is not in the ledger", r.ID)
+			return a.ctx.Err()
+		}
+		if h.status != 0 {
+			a.problem("reservation %s is stored twice", r.ID)
+		}
+		h.status = r.Status
+		var quantity, committed int64
+		for _, l := range r.Lines {
+			quantity += l.Quantity
+			committed += l.Committed
+		}
+		h.quantity = quantity
+		wantOpen := int64(0)
+		if r.Status == inventory.Active {
+			wantOpen = quantity
+		}
+		if h.open != wantOpen || h.committed != committed || h.orderID != r.OrderID {
+			a.problem("reservation %s (%s) holds %d and sold %d units for %q; the ledger gives %d and %d for %q",
+				r.ID, r.Status, wantOpen, committed, r.OrderID, h.open, h.committed, h.orderID)
+		}
+		return a.ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("read reservations: %w", err)
+	}
+	for id, h := range a.reservations {
+		if h.status == 0 {
+			a.problem("reservation %s is in the ledger but not stored", id)
+		}
+	}
+	return nil
+}

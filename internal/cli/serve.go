@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/penstockhq/penstock/internal/app"
+	"github.com/penstockhq/penstock/internal/gateway"
+	"github.com/penstockhq/penstock/internal/groupcommit"
+	"github.com/penstockhq/penstock/internal/telemetry"
+)
+
+type serveCmd struct {
+	Data string `help:"Data folder; created if need be." default:"penstock-data" type:"path"`
+	HTTP string `help:"Address of the API." name:"http" default:"127.0.0.1:8080"`
+	Ops  string `help:"Address of the operational port: /healthz, /readyz, /metrics, /debug/pprof, /verify." default:"127.0.0.1:6060"`
+
+	InsecureNoAuth bool `help:"Allow addresses other than loopback, though whoever reaches them may do anything: there is no authentication."`
+
+	KeepKeys       time.Duration `help:"How long idempotency keys are remembered." default:"24h"`
+	MaxInFlight    int           `help:"Requests worked on at once; more get 429." default:"1024"`
+	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
+	MaxBatch       int           `help:"Most requests in one commit." default:"4096"`
+	MaxQueue       int           `help:"Requests that may wait for a commit; more get 503." default:"16384"`
+	RequestTimeout time.Duration `help:"Time that a request may take once it is read." default:"10s"`
+	ReadTimeout    time.Duration `help:"Time that a client may take to send a request." default:"10s"`
+	DrainTimeout   time.Duration `help:"Time that a clean stop may take." default:"20s"`
+	UnreadyFor     time.Duration `help:"Time to go on serving after SIGTERM with /readyz false, for load balancers to notice." default:"0s"`
+	CacheMB        int64         `help:"Block cache of the store, in MiB." name:"cache-mb" default:"64"`
+	MinFreeMB      int64         `help:"Free disk space in MiB below which new work is refused; -1 never." name:"min-free-mb" default:"256"`
+	LogLevel       slog.Level    `help:"debug, info, warn or error." default:"info"`
+}
+
+// Validate explains what is wrong with the flags.
+func (c *serveCmd) Validate() error {
+	for _, bound := range []struct {
+		name      string
+		value, at int64
+	}{
+		{"max-in-flight", int64(c.MaxInFlight), 1}, {"max-connections", int64(c.MaxConnections), 1},
+		{"max-batch", int64(c.MaxBatch), 1}, {"max-queue", int64(c.MaxQueue), 1}, {"cache-mb", c.CacheMB, 1},
+		{"request-timeout", int64(c.RequestTimeout), int64(time.Millisecond)},
+		{"read-timeout", int64(c.ReadTimeout), int64(time.Millisecond)},
+		{"drain-timeout", int64(c.DrainTimeout), int64(time.Millisecond)},
+		{"keep-keys", int64(c.KeepKeys), int64(time.Minute)},
+	} {
+		if bound.value < bound.at {
+			return fmt.Errorf("--%s is too small", bound.name)
+		}
+	}
+	for _, a := range []struct{ flag, address string }{{"http", c.HTTP}, {"ops", c.Ops}} {
+		if err := checkAddress(a.flag, a.address, c.InsecureNoAuth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkAddress refuses addresses that others could reach.
+func checkAddress(flag, address string, insecure bool) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("--%s %q is not HOST:PORT: %w", flag, address, err)
+	}
+	if insecure || host == "localhost" {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("--%s %s can be reached from other machines, and there is no authentication yet: "+
+		"use a loopback address such as 127.0.0.1:8080 behind a proxy that authenticates, or accept the risk with --insecure-no-auth",
+		flag, address)
+}
+
+// Run serves until a signal comes or a store fails.
+func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
+	lines := telemetry.NewWriter(io.err)
+	defer func() { err = errors.Join(err, lines.Close()) }()
+	tuneGC()
+	server := app.New(app.Config{
+		Dir: c.Data, HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
+		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
+		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
+		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue},
+		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight, RequestTimeout: c.RequestTimeout},
+		Logger:  telemetry.NewLogger(lines, c.LogLevel),
+	})
+	if err := server.Start(ctx); err != nil {
+		return err //nolint:wrapcheck // says all there is
+	}
+	var failure error
+	select {
+	case <-ctx.Done():
+	case failure = <-server.Failed():
+		failure = fmt.Errorf("stopped because a write to %s failed, so what is on disk is uncertain; "+
+			"see to the disk and start again: %w", c.Data, failure)
+	}
+	return errors.Join(failure, server.Stop(context.WithoutCancel(ctx)))
+}
+
+func (c *serveCmd) minFree() int64 {
+	if c.MinFreeMB < 0 {
+		return -1
+	}
+	return max(c.MinFreeMB<<20, 1)
+}
+
+// tuneGC makes the collector run a little earlier than Go's default: the heap is mostly
+// the tables of SKUs, which live for ever, and headroom of their size is memory wasted.
+func tuneGC() {
+	const percent = 60
+	if before := debug.SetGCPercent(percent); before != 100 {
+		debug.SetGCPercent(before) // GOGC is set: its owner knows better
+	}
+}

@@ -1,0 +1,441 @@
+// Package inventorypebble keeps the inventory in the data folder's Pebble database.
+//
+// All stock levels are in memory as well, so that sold-out SKUs are refused without a
+// read, and so are the IDs of active reservations. One writer, the group commit's
+// decider, changes both; it does so after it has handed the batch to Pebble and before
+// it decides the next, so memory is never behind what a later command must see.
+//
+// Rows, each value beginning with a version byte:
+//
+//	is SKU 0 location  → level
+//	io reservation     → active reservation
+//	ir reservation     → closed reservation
+//	il number          → segment of the ledger
+//	ie number          → segment of the crossings
+//	ik bucket hash     → remembered answer to an idempotency key
+package inventorypebble
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/puzpuzpuz/xsync/v4"
+
+	"github.com/penstockhq/penstock/internal/groupcommit"
+	"github.com/penstockhq/penstock/internal/id"
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/pebbledb"
+)
+
+//nolint:gochecknoglobals // constants
+var (
+	prefixLevel    = []byte("is")
+	prefixOpen     = []byte("io")
+	prefixClosed   = []byte("ir")
+	prefixLedger   = []byte("il")
+	prefixCrossing = []byte("ie")
+	prefixKey      = []byte("ik")
+)
+
+// Config of a Store. The zero value is ready for use.
+type Config struct {
+	// KeepKeys is how long idempotency keys are remembered. Defaults to 24 h.
+	KeepKeys time.Duration
+	// Batch bounds the group commit; see groupcommit.Config for defaults.
+	Batch groupcommit.Config
+	// Now is the clock. Defaults to time.Now.
+	Now func() time.Time
+}
+
+// counts is a level without its place: what the table of levels holds. It is replaced
+// as a whole, so a reader sees one moment's counts.
+type counts struct {
+	onHand, reserved int64
+	version          uint64
+}
+
+// Store is an inventoryservice.Store. Open one on an open database; Stop it before
+// closing that.
+type Store struct {
+	cfg       Config
+	db        *pebbledb.DB
+	batcher   *groupcommit.Batcher[inventory.Command, inventory.Outcome]
+	levels    *xsync.Map[inventory.Place, counts]
+	schedule  *schedule
+	ledger    *pebbledb.Log
+	crossings *pebbledb.Log
+	keys      *pebbledb.KeyTable
+	swept     time.Time // when old keys were last dropped; the writer's
+}
+
+// Open reads levels and active reservations into memory and starts the group commit.
+func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
+	cfg.KeepKeys = cmp.Or(cfg.KeepKeys, 24*time.Hour)
+	cfg.Batch.Name = "inventory's store"
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Store{cfg: cfg, db: db, levels: xsync.NewMap[inventory.Place, counts](), schedule: newSchedule()}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.keys, err = pebbledb.OpenKeyTable(db.DB, prefixKey, cfg.KeepKeys); err != nil {
+		return nil, fmt.Errorf("open inventory: %w", err)
+	}
+	if s.batcher, err = groupcommit.New(cfg.Batch, s); err != nil {
+		s.keys.Close()
+		return nil, fmt.Errorf("open inventory: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) load() error {
+	snap := Snapshot{s.db}
+	err := snap.Levels(func(l inventory.Level) error {
+		s.levels.Store(l.Place, counts{l.OnHand, l.Reserved, l.Version})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load stock: %w", err)
+	}
+	err = each(s.db, prefixOpen, nil, func(key, value []byte) error {
+		r, err := decodeReservation([16]byte(key), value)
+		if err != nil {
+			return err
+		}
+		s.schedule.put([16]byte(key), r.Key, r.ExpiresAt)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load reservations: %w", err)
+	}
+	if s.ledger, err = pebbledb.OpenLog(s.db, prefixLedger); err != nil {
+		return fmt.Errorf("open ledger: %w", err)
+	}
+	if s.crossings, err = pebbledb.OpenLog(s.db, prefixCrossing); err != nil {
+		return fmt.Errorf("open stock events: %w", err)
+	}
+	return nil
+}
+
+// Stop finishes what is queued and ends the store's goroutines.
+func (s *Store) Stop(ctx context.Context) error {
+	defer s.keys.Close()
+	return s.batcher.Stop(ctx) //nolint:wrapcheck // says all there is
+}
+
+// Failed is closed when a write failed and the store has stopped for good.
+func (s *Store) Failed() <-chan struct{} { return s.batcher.Failed() }
+
+// Err returns why the store failed, nil while it has not.
+func (s *Store) Err() error { return s.batcher.Err() }
+
+// Queued returns how many commands wait.
+func (s *Store) Queued() int { return s.batcher.Queued() }
+
+// Active returns how many reservations are active.
+func (s *Store) Active() int { return s.schedule.count() }
+
+// Execute carries out new work; see inventoryservice.Store.
+func (s *Store) Execute(ctx context.Context, cmds []inventory.Command) ([]inventory.Outcome, error) {
+	if err := s.db.CheckSpace(s.cfg.Now()); err != nil {
+		return nil, err //nolint:wrapcheck // a fault
+	}
+	return s.batcher.SubmitAll(ctx, cmds) //nolint:wrapcheck // a fault
+}
+
+// Continue carries out later steps of accepted work; see inventoryservice.Store.
+func (s *Store) Continue(ctx context.Context, cmds []inventory.Command) ([]inventory.Outcome, error) {
+	return s.batcher.Continue(ctx, cmds) //nolint:wrapcheck // a fault
+}
+
+// Level returns the level at p; see inventoryservice.Store.
+func (s *Store) Level(ctx context.Context, p inventory.Place) (inventory.Level, bool, error) {
+	c, ok := s.levels.Load(p)
+	level := inventory.Level{Place: p, OnHand: c.onHand, Reserved: c.reserved, Version: c.version}
+	return level, ok, s.barrier(ctx)
+}
+
+// Available returns what can be had at p right now.
+func (s *Store) Available(p inventory.Place) int64 {
+	c, _ := s.levels.Load(p)
+	return c.onHand - c.reserved
+}
+
+// Known reports whether an earlier try of cmd may have been carried out.
+func (s *Store) Known(cmd *inventory.ReserveCommand) (bool, error) {
+	if cmd.Key != "" {
+		if _, ok := s.schedule.find(cmd.Key); ok {
+			return true, nil
+		}
+	}
+	if cmd.Memory.Key == "" {
+		return false, nil
+	}
+	found, err := s.keys.Get(s.db, hashKey(cmd.Memory.Key))
+	return found != nil, err //nolint:wrapcheck // says all there is
+}
+
+// errEnough ends a scan.
+var errEnough = errors.New("enough")
+
+// Levels lists levels; see inventoryservice.Store.
+func (s *Store) Levels(ctx context.Context, prefix string, after inventory.Place, limit int) ([]inventory.Level, error) {
+	from := []byte(prefix)
+	if after != (inventory.Place{}) {
+		// The first key after it is the same with one more zero byte.
+		from = append(levelKey(after)[len(prefixLevel):], 0)
+	}
+	var levels []inventory.Level
+	err := each(s.db, prefixLevel, from, func(key, value []byte) error {
+		if len(levels) == limit || !bytes.HasPrefix(key, []byte(prefix)) {
+			return errEnough
+		}
+		p, err := parseLevelKey(key)
+		if err != nil {
+			return err
+		}
+		level, err := decodeLevel(p, value)
+		levels = append(levels, level)
+		return err
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	return levels, s.barrier(ctx)
+}
+
+// Reservation returns one reservation; see inventoryservice.Store.
+func (s *Store) Reservation(ctx context.Context, text string) (inventory.Reservation, error) {
+	r, err := rows{s}.Reservation(text)
+	if err != nil {
+		return inventory.Reservation{}, err
+	}
+	if r == nil {
+		return inventory.Reservation{}, inventory.NotFound(text)
+	}
+	return *r, s.barrier(ctx)
+}
+
+// Due returns active reservations whose time has passed; see inventoryservice.Store.
+func (s *Store) Due(_ context.Context, now time.Time, limit int) ([]string, error) {
+	var ids []string
+	for _, raw := range s.schedule.due(now, limit) {
+		ids = append(ids, id.FromBytes(id.Reservation, raw))
+	}
+	return ids, nil
+}
+
+// Ledger returns entries; see inventoryservice.Store.
+func (s *Store) Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error) {
+	return readLog(ctx, s, s.ledger, after, limit, decodeEntry)
+}
+
+// Crossings returns crossings; see inventoryservice.Store.
+func (s *Store) Crossings(ctx context.Context, after uint64, limit int) ([]inventory.Crossing, error) {
+	return readLog(ctx, s, s.crossings, after, limit, decodeCrossing)
+}
+
+func readLog[T any](
+	ctx context.Context, s *Store, log *pebbledb.Log, after uint64, limit int, decode func(uint64, []byte) (T, error),
+) ([]T, error) {
+	var found []T
+	err := log.Read(s.db, after, func(n uint64, record []byte) (bool, error) {
+		item, err := decode(n, record)
+		found = append(found, item)
+		return len(found) < limit, err
+	})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all there is
+	}
+	return found, s.barrier(ctx)
+}
+
+// barrier waits until what was just read is durable.
+func (s *Store) barrier(ctx context.Context) error {
+	return s.batcher.Barrier(ctx) //nolint:wrapcheck // a fault
+}
+
+// Apply decides a batch and begins to write it; it is the group commit's to call.
+func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupcommit.Commit, error) {
+	book := inventory.Book{Rows: rows{s}, Now: s.cfg.Now().UTC().Truncate(time.Microsecond)}
+	for i, cmd := range cmds {
+		var err error
+		if out[i], err = book.Do(cmd); err != nil {
+			return nil, err //nolint:wrapcheck // says all there is
+		}
+	}
+	batch := s.db.NewBatch()
+	if err := s.encode(batch, &book); err != nil {
+		return nil, err
+	}
+	if batch.Empty() {
+		return nil, batch.Close() //nolint:wrapcheck // nothing to add
+	}
+	commit, err := s.db.Write(batch)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all there is
+	}
+	return commit, s.remember(&book)
+}
+
+// encode puts everything that book changed into batch.
+func (s *Store) encode(batch *pebble.Batch, book *inventory.Book) error {
+	for _, p := range book.Changed {
+		if err := batch.Set(levelKey(p), appendLevel(nil, *book.Levels[p]), nil); err != nil {
+			return fmt.Errorf("write level: %w", err)
+		}
+	}
+	var buf []byte
+	for _, text := range book.Saved {
+		r := book.Touched[text]
+		raw, err := id.Bytes(id.Reservation, text)
+		if err != nil {
+			return err //nolint:wrapcheck // says all there is
+		}
+		if buf, err = appendReservation(buf[:0], r); err != nil {
+			return err
+		}
+		if err := s.encodeReservation(batch, raw, r.Status, buf); err != nil {
+			return fmt.Errorf("write reservation: %w", err)
+		}
+	}
+	if err := s.encodeLogs(batch, book); err != nil {
+		return err
+	}
+	for key, m := range book.Memories {
+		record, err := appendRemembered(nil, m)
+		if err != nil {
+			return err
+		}
+		if err := s.keys.Put(batch, hashKey(key), book.Now, record); err != nil {
+			return err //nolint:wrapcheck // says all there is
+		}
+	}
+	if book.Now.Sub(s.swept) > time.Minute {
+		s.swept = book.Now
+		if _, err := s.keys.DropExpired(batch, book.Now); err != nil {
+			return err //nolint:wrapcheck // says all there is
+		}
+	}
+	return nil
+}
+
+func (s *Store) encodeReservation(batch *pebble.Batch, raw [16]byte, status inventory.Status, record []byte) error {
+	if status == inventory.Active {
+		return batch.Set(rowKey(prefixOpen, raw), record, nil) //nolint:wrapcheck // the caller does
+	}
+	if s.schedule.has(raw) {
+		if err := batch.Delete(rowKey(prefixOpen, raw), nil); err != nil {
+			return err //nolint:wrapcheck // the caller does
+		}
+	}
+	return batch.Set(rowKey(prefixClosed, raw), record, nil) //nolint:wrapcheck // the caller does
+}
+
+func (s *Store) encodeLogs(batch *pebble.Batch, book *inventory.Book) error {
+	entries := make([][]byte, len(book.Entries))
+	arena := make([]byte, 0, 64*len(book.Entries))
+	for i := range book.Entries {
+		start := len(arena)
+		var err error
+		if arena, err = appendEntry(arena, &book.Entries[i]); err != nil {
+			return err
+		}
+		entries[i] = arena[start:len(arena):len(arena)]
+	}
+	if _, err := s.ledger.Append(batch, entries); err != nil {
+		return err //nolint:wrapcheck // says all there is
+	}
+	crossings := make([][]byte, len(book.Crossings))
+	for i := range book.Crossings {
+		crossings[i] = appendCrossing(nil, &book.Crossings[i])
+	}
+	_, err := s.crossings.Append(batch, crossings)
+	return err //nolint:wrapcheck // says all there is
+}
+
+// remember brings memory up to what was just handed to Pebble.
+func (s *Store) remember(book *inventory.Book) error {
+	for _, p := range book.Changed {
+		l := book.Levels[p]
+		s.levels.Store(p, counts{l.OnHand, l.Reserved, l.Version})
+	}
+	s.schedule.mu.Lock()
+	defer s.schedule.mu.Unlock()
+	for _, text := range book.Saved {
+		r := book.Touched[text]
+		raw, err := id.Bytes(id.Reservation, text)
+		if err != nil {
+			return err //nolint:wrapcheck // says all there is
+		}
+		if r.Status == inventory.Active {
+			s.schedule.put(raw, r.Key, r.ExpiresAt)
+		} else {
+			s.schedule.remove(raw, r.Key)
+		}
+	}
+	return nil
+}
+
+// rows is the store as a Book reads it.
+type rows struct{ s *Store }
+
+func (r rows) Level(p inventory.Place) (inventory.Level, error) {
+	c, _ := r.s.levels.Load(p)
+	return inventory.Level{Place: p, OnHand: c.onHand, Reserved: c.reserved, Version: c.version}, nil
+}
+
+func (r rows) Reservation(text string) (*inventory.Reservation, error) {
+	raw, err := id.Bytes(id.Reservation, text)
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // no such reservation can exist
+	}
+	for _, prefix := range [][]byte{prefixOpen, prefixClosed} {
+		record, err := pebbledb.Lookup(r.s.db, rowKey(prefix, raw))
+		if err != nil {
+			return nil, err //nolint:wrapcheck // says all there is
+		}
+		if record != nil {
+			return decodeReservation(raw, record)
+		}
+	}
+	return nil, nil //nolint:nilnil // none is an answer
+}
+
+func (r rows) ActiveByKey(key string) (string, error) {
+	raw, ok := r.s.schedule.find(key)
+	if !ok {
+		return "", nil
+	}
+	return id.FromBytes(id.Reservation, raw), nil
+}
+
+func (r rows) Remembered(key string) (*inventory.Remembered, error) {
+	record, err := r.s.keys.Get(r.s.db, hashKey(key))
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says all there is
+	}
+	if record == nil {
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	return decodeRemembered(record)
+}
+
+func rowKey(prefix []byte, raw [16]byte) []byte {
+	k := make([]byte, 0, len(prefix)+len(raw))
+	return append(append(k, prefix...), raw[:]...)
+}
+
+func hashKey(key string) (h pebbledb.KeyHash) {
+	sum := sha256.Sum256([]byte(key))
+	copy(h[:], sum[:])
+	return h
+}

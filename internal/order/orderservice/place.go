@@ -1,0 +1,204 @@
+package orderservice
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+
+	"github.com/penstockhq/penstock/internal/fault"
+	"github.com/penstockhq/penstock/internal/id"
+	"github.com/penstockhq/penstock/internal/order"
+)
+
+// PlaceResult answers a PlaceRequest.
+type PlaceResult struct {
+	Order    order.Order
+	Replayed bool  // the answer is that of an earlier request
+	Err      error // the refusal
+}
+
+// Place places each order on its own; the i-th result answers the i-th request. The
+// orders share the commits that make them durable, so many at once are cheap. It
+// changes the requests: defaults are filled in.
+func (s *Service) Place(ctx context.Context, reqs []PlaceRequest) []PlaceResult {
+	p := placing{service: s, results: make([]PlaceResult, len(reqs)), open: make([]placement, 0, len(reqs))}
+	defer p.leave()
+	for i := range reqs {
+		p.enter(ctx, i, &reqs[i])
+	}
+	if len(p.open) > 0 {
+		p.run(ctx)
+	}
+	return p.results
+}
+
+// placing is one call of Place on its way.
+type placing struct {
+	service *Service
+	results []PlaceResult
+	open    []placement     // those that are not answered yet
+	claims  []order.KeyHash // keys that are in flight because of this call
+}
+
+// placement is one order on its way.
+type placement struct {
+	index       int
+	order       order.Order
+	fingerprint [16]byte
+	hold        Hold
+}
+
+// enter validates a request and claims its key; what is known is answered from there.
+func (p *placing) enter(ctx context.Context, i int, req *PlaceRequest) {
+	replay, err := p.begin(ctx, i, req)
+	if err != nil {
+		p.results[i].Err = err
+	} else if replay != nil {
+		p.results[i] = PlaceResult{Order: *replay, Replayed: true}
+	}
+}
+
+func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *order.Order, err error) {
+	s := p.service
+	if err := req.prepare(); err != nil {
+		return nil, err
+	}
+	hash, print := hashKey(req.Key), req.fingerprint()
+	if _, taken := s.inFlight.LoadOrStore(hash, struct{}{}); taken {
+		return nil, fault.New(fault.RequestInFlight, "a request with this Idempotency-Key is being handled").WithRetryAfter(1e9)
+	}
+	p.claims = append(p.claims, hash)
+	known, ok, err := s.store.Key(ctx, hash)
+	if err != nil {
+		return nil, fmt.Errorf("look up idempotency key: %w", err)
+	}
+	if ok {
+		if known.Fingerprint != print {
+			return nil, order.KeyReused()
+		}
+		o, err := s.Get(ctx, known.OrderID)
+		if err != nil {
+			return nil, err
+		}
+		o = o.AsPlaced()
+		return &o, nil
+	}
+	if err := s.store.Ready(); err != nil {
+		return nil, err //nolint:wrapcheck // a fault
+	}
+	total, err := s.price(req.Lines)
+	if err != nil {
+		return nil, err
+	}
+	now := s.cfg.Now()
+	pl := placement{index: i, fingerprint: print, order: order.Order{
+		ID: id.New(id.Order, now), CustomerID: req.CustomerID, Lines: req.Lines, Total: total, KeyHash: hash,
+	}}
+	// The key and the body find the reservation of an earlier try that died half-way.
+	both := sha256.Sum256(append(hash[:], print[:]...))
+	pl.hold = Hold{
+		ReservationID: id.New(id.Reservation, now), OrderID: pl.order.ID, Key: string(both[:16]),
+		Lines: req.Lines, TTL: req.Hold,
+	}
+	p.open = append(p.open, pl)
+	return nil, nil //nolint:nilnil // nothing to replay is an answer
+}
+
+// price fills in the unit prices of lines and returns their total.
+func (s *Service) price(lines []order.Line) (order.Money, error) {
+	var unknown []fault.Line
+	currency := ""
+	for i := range lines {
+		price, ok := s.prices.Price(lines[i].SKU)
+		switch {
+		case !ok:
+			unknown = append(unknown, fault.Line{SKU: lines[i].SKU, Reason: "not in the catalogue"})
+			continue
+		case currency == "":
+			currency = price.Currency
+		case currency != price.Currency:
+			return order.Money{}, fault.New(fault.MixedCurrency, "%s is priced in %s, lines before it in %s",
+				lines[i].SKU, price.Currency, currency)
+		}
+		lines[i].UnitPrice = price.Amount
+	}
+	if len(unknown) > 0 {
+		return order.Money{}, fault.New(fault.UnknownSKU, "%q is not in the catalogue", unknown[0].SKU).WithLines(unknown)
+	}
+	total, err := order.Total(lines)
+	return order.Money{Amount: total, Currency: currency}, err //nolint:wrapcheck // a fault of the domain
+}
+
+// run reserves the stock of what is open and stores the orders that got theirs.
+func (p *placing) run(ctx context.Context) {
+	holds := make([]Hold, len(p.open))
+	for i := range p.open {
+		holds[i] = p.open[i].hold
+	}
+	held, err := p.service.inventory.Hold(ctx, holds)
+	if err != nil {
+		p.refuse(fmt.Errorf("hold stock: %w", err))
+		return
+	}
+	ctx = context.WithoutCancel(ctx) // stock is held: finish, whether or not the caller waits
+	creates := make([]order.Command, 0, len(p.open))
+	kept := p.open[:0]
+	for i, h := range held {
+		pl := p.open[i]
+		if h.Err != nil {
+			p.results[pl.index].Err = h.Err
+			continue
+		}
+		pl.hold.ReservationID = h.ReservationID
+		o := &pl.order
+		o.ID, o.ReservationID, o.HoldExpiresAt = h.OrderID, h.ReservationID, h.ExpiresAt
+		creates = append(creates, &order.CreateCommand{Order: *o, Fingerprint: pl.fingerprint})
+		kept = append(kept, pl)
+	}
+	p.open = kept
+	outcomes, err := p.service.store.Continue(ctx, creates)
+	if err != nil {
+		p.giveUp(ctx, fmt.Errorf("store order: %w", err))
+		return
+	}
+	for i, out := range outcomes {
+		pl := p.open[i]
+		p.results[pl.index] = PlaceResult{Order: out.Order, Replayed: out.Replayed, Err: out.Err}
+		if out.Err != nil || out.Replayed && out.Order.ReservationID != pl.hold.ReservationID {
+			// Another process stored an order under this key: it has its own stock.
+			p.release(ctx, &pl)
+		}
+	}
+}
+
+// giveUp releases what is held for orders that could not be stored.
+func (p *placing) giveUp(ctx context.Context, err error) {
+	// After a failed write nobody knows whether the orders are stored; the stock then
+	// stays held until its time is up, so that no order is left without.
+	if !fault.Is(err, fault.Unavailable) {
+		for _, pl := range p.open {
+			p.release(ctx, &pl)
+		}
+	}
+	p.refuse(err)
+}
+
+func (p *placing) release(ctx context.Context, pl *placement) {
+	if _, err := p.service.inventory.Release(ctx, pl.order.ID, pl.hold.ReservationID); err != nil {
+		p.service.cfg.Logger.Warn("orders: a reservation without an order was not released; it expires by itself",
+			"reservation_id", pl.hold.ReservationID, "error", err)
+	}
+}
+
+func (p *placing) refuse(err error) {
+	for _, pl := range p.open {
+		p.results[pl.index].Err = err
+	}
+}
+
+// leave frees the claimed keys.
+func (p *placing) leave() {
+	for _, hash := range p.claims {
+		p.service.inFlight.Delete(hash)
+	}
+}
