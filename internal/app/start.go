@@ -45,6 +45,7 @@ type step struct {
 func (a *App) graph() []step {
 	return []step{
 		{"ports", a.bind},
+		{"collector", a.paceGC},
 		{"data folder", a.openData},
 		{"stores", a.openStores},
 		{"inventory", a.startInventory},
@@ -53,8 +54,6 @@ func (a *App) graph() []step {
 		{"API", a.serveHTTP},
 	}
 }
-
-func nothing(context.Context) error { return nil }
 
 func (a *App) bind(context.Context) (func(context.Context) error, error) {
 	var err error
@@ -68,6 +67,14 @@ func (a *App) bind(context.Context) (func(context.Context) error, error) {
 	return func(context.Context) error {
 		// Serving closes them; this is for a start that did not come so far.
 		_, _ = a.http.listener.Close(), a.ops.listener.Close()
+		return nil
+	}, nil
+}
+
+func (a *App) paceGC(context.Context) (func(context.Context) error, error) {
+	pacer := startGCPacer()
+	return func(context.Context) error {
+		pacer.stop()
 		return nil
 	}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/go-faster/jx"
+
 	"github.com/penstockhq/penstock/api/gen/oas"
 	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
 	"github.com/penstockhq/penstock/internal/catalogue/cataloguerest"
@@ -48,13 +50,9 @@ func (e eventOperations) ListEvents(ctx context.Context, params oas.ListEventsPa
 	}
 	page := &oas.EventPage{Events: make([]oas.CloudEvent, len(events)), Next: next}
 	for i, ev := range events {
-		data, err := problem.Raw(ev.Data)
-		if err != nil {
-			return nil, err //nolint:wrapcheck // mapped at the edge
-		}
 		page.Events[i] = oas.CloudEvent{
 			Specversion: oas.CloudEventSpecversion(ev.SpecVersion), ID: ev.ID, Source: ev.Source, Type: ev.Type,
-			Subject: oas.NewOptString(ev.Subject), Time: ev.Time, Datacontenttype: ev.ContentType, Data: data,
+			Subject: oas.NewOptString(ev.Subject), Time: ev.Time, Datacontenttype: ev.ContentType, Data: jx.Raw(ev.Data),
 		}
 	}
 	return page, nil

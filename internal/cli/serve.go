@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime/debug"
 	"time"
 
 	"github.com/penstockhq/penstock/internal/app"
@@ -82,7 +81,6 @@ func checkAddress(flag, address string, insecure bool) error {
 func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 	lines := telemetry.NewWriter(io.err)
 	defer func() { err = errors.Join(err, lines.Close()) }()
-	tuneGC()
 	server := app.New(app.Config{
 		Dir: c.Data, HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
 		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
@@ -109,13 +107,4 @@ func (c *serveCmd) minFree() int64 {
 		return -1
 	}
 	return max(c.MinFreeMB<<20, 1)
-}
-
-// tuneGC makes the collector run a little earlier than Go's default: the heap is mostly
-// the tables of SKUs, which live for ever, and headroom of their size is memory wasted.
-func tuneGC() {
-	const percent = 60
-	if before := debug.SetGCPercent(percent); before != 100 {
-		debug.SetGCPercent(before) // GOGC is set: its owner knows better
-	}
 }

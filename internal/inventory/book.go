@@ -32,20 +32,34 @@ type Remembered struct {
 // Book decides the commands of one batch. Its zero value with Rows and Now set is
 // ready for use; it is not for concurrent use.
 type Book struct {
-	Rows Rows
-	Now  time.Time
+	Rows   Rows
+	Now    time.Time
+	Expect int // how many commands will come, about
 
 	// What changed, for the store to write.
-	Entries    []Entry
-	Crossings  []Crossing
-	Levels     map[Place]*Level
-	Changed    []Place                 // keys of Levels that changed, in the order they first did
-	Touched    map[string]*Reservation // every reservation that was read or made
-	Saved      []string                // keys of Touched that changed, in the order they first did
-	Memories   map[string]*Remembered
-	activeKeys map[string]string
-	changed    map[Place]bool
-	saved      map[string]bool
+	Entries   []Entry
+	Crossings []Crossing
+	Changed   []*Level       // in the order in which they first changed
+	Saved     []*Reservation // in the order in which they first changed
+	Memories  map[string]*Remembered
+
+	levels     map[Place]*levelRow
+	touched    map[string]*row   // every reservation that was read or made
+	activeKeys map[string]string // key → reservation, "" for none
+}
+
+type levelRow struct {
+	Level
+
+	changed bool
+}
+
+// row is a reservation in the batch. Its Lines are shared with the outcomes that were
+// given out, so they are replaced, never changed.
+type row struct {
+	Reservation
+
+	saved bool
 }
 
 // Do decides one command. An error means that the rows could not be read, and that
@@ -77,15 +91,15 @@ func (b *Book) Do(cmd Command) (Outcome, error) {
 }
 
 func (b *Book) init() {
-	if b.Levels != nil {
+	if b.levels != nil {
 		return
 	}
-	b.Levels = map[Place]*Level{}
-	b.Touched = map[string]*Reservation{}
+	b.levels = map[Place]*levelRow{}
+	b.touched = make(map[string]*row, b.Expect)
 	b.Memories = map[string]*Remembered{}
-	b.activeKeys = map[string]string{}
-	b.changed = map[Place]bool{}
-	b.saved = map[string]bool{}
+	b.activeKeys = make(map[string]string, b.Expect)
+	b.Saved = make([]*Reservation, 0, b.Expect)
+	b.Entries = make([]Entry, 0, b.Expect)
 }
 
 func (b *Book) reserve(c *ReserveCommand) (Outcome, error) {
@@ -96,24 +110,24 @@ func (b *Book) reserve(c *ReserveCommand) (Outcome, error) {
 	if short, err := b.shortages(lines); err != nil || len(short) > 0 {
 		return Outcome{Err: insufficient(short)}, err
 	}
-	r := &Reservation{
+	r := &row{Reservation: Reservation{
 		ID: c.ID, Lines: lines, Status: Active, OrderID: c.OrderID, Reference: c.Reference, Key: c.Key,
 		CreatedAt: b.Now, ExpiresAt: b.Now.Add(c.TTL), Version: 1,
-	}
+	}}
 	for _, l := range lines {
 		if err := b.enter(r, l, EntryReserved, l.Quantity, c.Reference); err != nil {
 			return Outcome{}, err
 		}
 	}
-	b.Touched[r.ID] = r
-	b.markSaved(r.ID)
+	b.touched[r.ID] = r
+	b.save(r)
 	if r.Key != "" {
 		b.activeKeys[r.Key] = r.ID
 	}
 	if c.Memory.Key != "" {
 		b.Memories[c.Memory.Key] = &Remembered{Fingerprint: c.Memory.Fingerprint, ReservationID: r.ID}
 	}
-	return Outcome{Reservation: r.clone()}, nil
+	return Outcome{Reservation: r.Reservation}, nil
 }
 
 // replayReserve answers a reserve command that was carried out before.
@@ -130,7 +144,7 @@ func (b *Book) replayReserve(c *ReserveCommand) (out Outcome, done bool, err err
 		if err != nil || r == nil {
 			return Outcome{}, false, errMissing(mem.ReservationID, err)
 		}
-		return Outcome{Reservation: r.clone(), Replayed: true}, true, nil
+		return Outcome{Reservation: r.Reservation, Replayed: true}, true, nil
 	}
 	if c.Key == "" {
 		return Outcome{}, false, nil
@@ -154,7 +168,7 @@ func (b *Book) replayReserve(c *ReserveCommand) (out Outcome, done bool, err err
 	if r.Status != Active {
 		return Outcome{}, false, nil
 	}
-	return Outcome{Reservation: r.clone(), Replayed: true}, true, nil
+	return Outcome{Reservation: r.Reservation, Replayed: true}, true, nil
 }
 
 // shortages returns the lines that cannot be held.
@@ -206,14 +220,15 @@ func (b *Book) commit(c *CommitCommand) (Outcome, error) {
 	}
 	want, err := commitQuantities(r, c.Lines)
 	if err != nil {
-		return Outcome{Err: err, Reservation: r.clone()}, nil
+		return Outcome{Err: err, Reservation: r.Reservation}, nil
 	}
 	if r.Status == Committed && slices.Equal(want, committedQuantities(r)) {
-		return Outcome{Reservation: r.clone(), Replayed: true}, nil
+		return Outcome{Reservation: r.Reservation, Replayed: true}, nil
 	}
 	if r.Status != Active {
-		return Outcome{Err: closed(r, "committed"), Reservation: r.clone()}, nil
+		return Outcome{Err: closed(r, "committed"), Reservation: r.Reservation}, nil
 	}
+	r.Lines = slices.Clone(r.Lines)
 	for i := range r.Lines {
 		l := &r.Lines[i]
 		l.Committed = want[i]
@@ -225,11 +240,11 @@ func (b *Book) commit(c *CommitCommand) (Outcome, error) {
 		}
 	}
 	b.close(r, Committed)
-	return Outcome{Reservation: r.clone()}, nil
+	return Outcome{Reservation: r.Reservation}, nil
 }
 
 // commitQuantities returns for each line of r how much to sell.
-func commitQuantities(r *Reservation, lines []Line) ([]int64, error) {
+func commitQuantities(r *row, lines []Line) ([]int64, error) {
 	want := make([]int64, len(r.Lines))
 	if len(lines) == 0 {
 		for i, l := range r.Lines {
@@ -251,7 +266,7 @@ func commitQuantities(r *Reservation, lines []Line) ([]int64, error) {
 	return want, nil
 }
 
-func committedQuantities(r *Reservation) []int64 {
+func committedQuantities(r *row) []int64 {
 	got := make([]int64, len(r.Lines))
 	for i, l := range r.Lines {
 		got[i] = l.Committed
@@ -269,11 +284,11 @@ func (b *Book) release(c *ReleaseCommand) (Outcome, error) {
 		if err := b.giveBack(r, EntryReleased, Released); err != nil {
 			return Outcome{}, err
 		}
-		return Outcome{Reservation: r.clone()}, nil
+		return Outcome{Reservation: r.Reservation}, nil
 	case Released, Expired:
-		return Outcome{Reservation: r.clone(), Replayed: true}, nil
+		return Outcome{Reservation: r.Reservation, Replayed: true}, nil
 	default:
-		return Outcome{Err: closed(r, "released"), Reservation: r.clone()}, nil
+		return Outcome{Err: closed(r, "released"), Reservation: r.Reservation}, nil
 	}
 }
 
@@ -283,21 +298,21 @@ func (b *Book) extend(c *ExtendCommand) (Outcome, error) {
 		return out, err
 	}
 	if r.Status != Active {
-		return Outcome{Err: closed(r, "extended"), Reservation: r.clone()}, nil
+		return Outcome{Err: closed(r, "extended"), Reservation: r.Reservation}, nil
 	}
 	if c.Until.After(b.Now.Add(MaxTTL)) {
 		return Outcome{
 			Err:         fault.New(fault.InvalidRequest, "expires_at may be at most 7 days from now"),
-			Reservation: r.clone(),
+			Reservation: r.Reservation,
 		}, nil
 	}
 	if !c.Until.After(r.ExpiresAt) {
-		return Outcome{Reservation: r.clone(), Replayed: true}, nil
+		return Outcome{Reservation: r.Reservation, Replayed: true}, nil
 	}
 	r.ExpiresAt = c.Until.UTC()
 	r.Version++
-	b.markSaved(r.ID)
-	return Outcome{Reservation: r.clone()}, nil
+	b.save(r)
+	return Outcome{Reservation: r.Reservation}, nil
 }
 
 func (b *Book) expire(c *ExpireCommand) (Outcome, error) {
@@ -314,7 +329,7 @@ func (b *Book) expire(c *ExpireCommand) (Outcome, error) {
 			return Outcome{}, err
 		}
 		if r.Status == Expired {
-			out.Expired = append(out.Expired, r.clone())
+			out.Expired = append(out.Expired, r.Reservation)
 		}
 	}
 	return out, nil
@@ -347,14 +362,14 @@ func (b *Book) book(e Entry, m Memory) (Outcome, error) {
 	}
 	b.post(level, e)
 	if m.Key != "" {
-		b.Memories[m.Key] = &Remembered{Fingerprint: m.Fingerprint, Level: *level}
+		b.Memories[m.Key] = &Remembered{Fingerprint: m.Fingerprint, Level: level.Level}
 	}
-	return Outcome{Level: *level}, nil
+	return Outcome{Level: level.Level}, nil
 }
 
 // forChange returns the reservation, expired if its time has passed. Where it does
 // not exist or belongs to another r is nil and out has the refusal.
-func (b *Book) forChange(id, orderID string) (r *Reservation, out Outcome, err error) {
+func (b *Book) forChange(id, orderID string) (r *row, out Outcome, err error) {
 	r, err = b.reservation(id)
 	if err != nil {
 		return nil, Outcome{}, err
@@ -363,7 +378,7 @@ func (b *Book) forChange(id, orderID string) (r *Reservation, out Outcome, err e
 		return nil, Outcome{Err: NotFound(id)}, nil
 	}
 	if r.OrderID != orderID {
-		return nil, Outcome{Reservation: r.clone(), Err: fault.New(fault.ReservationOwned,
+		return nil, Outcome{Reservation: r.Reservation, Err: fault.New(fault.ReservationOwned,
 			"reservation %s belongs to order %s; pay or cancel that", r.ID, r.OrderID)}, nil
 	}
 	return r, Outcome{}, b.expireIfDue(r)
@@ -374,12 +389,12 @@ func NotFound(id string) *fault.Error {
 	return fault.New(fault.ReservationNotFound, "there is no reservation %s", short(id))
 }
 
-func closed(r *Reservation, to string) error {
+func closed(r *row, to string) error {
 	return fault.New(fault.ReservationClosed, "reservation %s is %s since %s and cannot be %s",
 		r.ID, r.Status, r.ClosedAt.Format(time.RFC3339), to)
 }
 
-func (b *Book) expireIfDue(r *Reservation) error {
+func (b *Book) expireIfDue(r *row) error {
 	if r.Status != Active || r.ExpiresAt.After(b.Now) {
 		return nil
 	}
@@ -387,7 +402,7 @@ func (b *Book) expireIfDue(r *Reservation) error {
 }
 
 // giveBack frees everything that r holds.
-func (b *Book) giveBack(r *Reservation, kind EntryKind, status Status) error {
+func (b *Book) giveBack(r *row, kind EntryKind, status Status) error {
 	for _, l := range r.Lines {
 		if err := b.enter(r, l, kind, l.Quantity, r.Reference); err != nil {
 			return err
@@ -397,10 +412,10 @@ func (b *Book) giveBack(r *Reservation, kind EntryKind, status Status) error {
 	return nil
 }
 
-func (b *Book) close(r *Reservation, status Status) {
+func (b *Book) close(r *row, status Status) {
 	r.Status, r.ClosedAt = status, b.Now
 	r.Version++
-	b.markSaved(r.ID)
+	b.save(r)
 	if r.Key != "" {
 		b.activeKeys[r.Key] = ""
 	}
@@ -408,7 +423,7 @@ func (b *Book) close(r *Reservation, status Status) {
 
 // enter writes a ledger entry for a line of r and changes its level. Untracked lines
 // are in the ledger, too, but change nothing.
-func (b *Book) enter(r *Reservation, l Line, kind EntryKind, quantity int64, reference string) error {
+func (b *Book) enter(r *row, l Line, kind EntryKind, quantity int64, reference string) error {
 	if quantity == 0 {
 		return nil
 	}
@@ -430,25 +445,25 @@ func (b *Book) enter(r *Reservation, l Line, kind EntryKind, quantity int64, ref
 }
 
 // post applies e to its level and puts it into the ledger.
-func (b *Book) post(level *Level, e Entry) {
+func (b *Book) post(level *levelRow, e Entry) {
 	before := level.Available() > 0
 	onHand, reserved := e.Effect()
 	level.OnHand += onHand
 	level.Reserved += reserved
 	level.Version++
-	if !b.changed[e.Place] {
-		b.changed[e.Place] = true
-		b.Changed = append(b.Changed, e.Place)
+	if !level.changed {
+		level.changed = true
+		b.Changed = append(b.Changed, &level.Level)
 	}
 	e.Time = b.Now
 	b.Entries = append(b.Entries, e)
 	if after := level.Available() > 0; after != before {
-		b.Crossings = append(b.Crossings, Crossing{Time: b.Now, Depleted: !after, Level: *level})
+		b.Crossings = append(b.Crossings, Crossing{Time: b.Now, Depleted: !after, Level: level.Level})
 	}
 }
 
-func (b *Book) level(p Place) (*Level, error) {
-	if l := b.Levels[p]; l != nil {
+func (b *Book) level(p Place) (*levelRow, error) {
+	if l := b.levels[p]; l != nil {
 		return l, nil
 	}
 	l, err := b.Rows.Level(p)
@@ -456,21 +471,24 @@ func (b *Book) level(p Place) (*Level, error) {
 		return nil, fmt.Errorf("read level of %s at %s: %w", p.SKU, p.Location, err)
 	}
 	l.Place = p
-	b.Levels[p] = &l
-	return &l, nil
+	made := &levelRow{Level: l}
+	b.levels[p] = made
+	return made, nil
 }
 
-func (b *Book) reservation(id string) (*Reservation, error) {
-	if r, known := b.Touched[id]; known {
+func (b *Book) reservation(id string) (*row, error) {
+	if r := b.touched[id]; r != nil {
 		return r, nil
 	}
-	r, err := b.Rows.Reservation(id)
+	stored, err := b.Rows.Reservation(id)
 	if err != nil {
 		return nil, fmt.Errorf("read reservation %s: %w", id, err)
 	}
-	if r != nil {
-		b.Touched[id] = r
+	if stored == nil {
+		return nil, nil //nolint:nilnil // none is an answer
 	}
+	r := &row{Reservation: *stored}
+	b.touched[id] = r
 	return r, nil
 }
 
@@ -488,18 +506,11 @@ func (b *Book) remembered(m Memory) (*Remembered, error) {
 	return mem, nil
 }
 
-func (b *Book) markSaved(id string) {
-	if !b.saved[id] {
-		b.saved[id] = true
-		b.Saved = append(b.Saved, id)
+func (b *Book) save(r *row) {
+	if !r.saved {
+		r.saved = true
+		b.Saved = append(b.Saved, &r.Reservation)
 	}
-}
-
-// clone returns a copy that later commands of the batch do not change.
-func (r *Reservation) clone() Reservation {
-	c := *r
-	c.Lines = slices.Clone(r.Lines)
-	return c
 }
 
 func errMissing(id string, err error) error {

@@ -74,8 +74,9 @@ type Change struct {
 // Book decides the commands of one batch. Its zero value with Rows and Now set is
 // ready for use; it is not for concurrent use.
 type Book struct {
-	Rows Rows
-	Now  time.Time
+	Rows   Rows
+	Now    time.Time
+	Expect int // how many commands will come, about
 
 	// What changed, for the store to write.
 	Changes  []*Change
@@ -91,7 +92,9 @@ type Book struct {
 // the batch cannot go on; a refusal is in the Outcome.
 func (b *Book) Do(cmd Command) (Outcome, error) {
 	if b.Keys == nil {
-		b.Keys, b.changed, b.read = map[KeyHash]*Key{}, map[string]*Change{}, map[string]*Order{}
+		b.Keys, b.changed = make(map[KeyHash]*Key, b.Expect), make(map[string]*Change, b.Expect)
+		b.Events, b.Changes = make([]Event, 0, b.Expect), make([]*Change, 0, b.Expect)
+		b.read = map[string]*Order{}
 	}
 	switch c := cmd.(type) {
 	case *CreateCommand:

@@ -45,7 +45,7 @@ type Config struct {
 	FS vfs.FS
 	// CacheBytes is the block cache. Defaults to 64 MiB.
 	CacheBytes int64
-	// MemTableBytes is the size of one memory table. Defaults to 32 MiB.
+	// MemTableBytes is the size of one memory table. Defaults to 64 MiB.
 	MemTableBytes uint64
 	// MinFreeBytes is the free disk space below which new work is refused.
 	// Defaults to 256 MiB; negative switches the check off.
@@ -75,7 +75,7 @@ type DB struct {
 func Open(cfg Config) (*DB, error) {
 	cfg.FS = cmp.Or[vfs.FS](cfg.FS, vfs.Default)
 	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 64<<20)
-	cfg.MemTableBytes = cmp.Or(cfg.MemTableBytes, 32<<20)
+	cfg.MemTableBytes = cmp.Or(cfg.MemTableBytes, 64<<20)
 	cfg.MinFreeBytes = cmp.Or(cfg.MinFreeBytes, 256<<20)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -135,7 +135,7 @@ func options(cfg Config, fatal *atomic.Bool) *pebble.Options {
 		Logger:                      logger{cfg.Logger, fatal},
 		MemTableSize:                cfg.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       40,
 		LBaseMaxBytes:               128 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },

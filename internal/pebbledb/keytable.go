@@ -85,7 +85,7 @@ func (t *KeyTable) Get(r pebble.Reader, hash KeyHash) ([]byte, error) {
 }
 
 // Put stores value under hash.
-func (t *KeyTable) Put(b *pebble.Batch, hash KeyHash, now time.Time, value []byte) error {
+func (t *KeyTable) Put(rows *Rows, hash KeyHash, now time.Time, value []byte) {
 	bucket := t.bucket(now)
 	t.mu.Lock()
 	f := t.filters[bucket]
@@ -95,10 +95,7 @@ func (t *KeyTable) Put(b *pebble.Batch, hash KeyHash, now time.Time, value []byt
 	}
 	f.add(hash)
 	t.mu.Unlock()
-	if err := b.Set(t.key(bucket, hash), value, nil); err != nil {
-		return fmt.Errorf("write idempotency key: %w", err)
-	}
-	return nil
+	rows.Set(t.key(bucket, hash), value)
 }
 
 // DropExpired deletes the buckets that are past their time and returns how many.
@@ -151,8 +148,9 @@ func (t *KeyTable) candidates(hash KeyHash) []uint32 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var found []uint32
+	location := bloom.Locations(hash[:], hashes)
 	for bucket, f := range t.filters {
-		if f.mayHave(hash) {
+		if f.mayHave(location) {
 			found = append(found, bucket)
 		}
 	}
@@ -258,25 +256,27 @@ type keyFilter struct {
 }
 
 const (
-	firstLayer    = 1 << 16
-	falsePositive = 0.001
+	hashes        = 7 // the best number for 1 % false positives
+	firstLayer    = 1 << 20
+	falsePositive = 0.01
 )
 
 func (f *keyFilter) add(hash KeyHash) {
 	if f.room == 0 {
-		f.room = firstLayer << (2 * min(len(f.layers), 5))
-		f.layers = append(f.layers, bloom.NewWithEstimates(f.room, falsePositive))
+		f.room = firstLayer << (2 * min(len(f.layers), 3))
+		bits, _ := bloom.EstimateParameters(f.room, falsePositive)
+		f.layers = append(f.layers, bloom.New(bits, hashes))
 	}
 	f.layers[len(f.layers)-1].Add(hash[:])
 	f.room--
 }
 
-func (f *keyFilter) mayHave(hash KeyHash) bool {
+func (f *keyFilter) mayHave(locations []uint64) bool {
 	if !f.full {
 		return true
 	}
 	for _, l := range f.layers {
-		if l.Test(hash[:]) {
+		if l.TestLocations(locations) {
 			return true
 		}
 	}

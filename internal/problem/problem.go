@@ -7,10 +7,10 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"regexp"
 	"strconv"
 	"time"
 
-	"github.com/go-faster/jx"
 	ht "github.com/ogen-go/ogen/http"
 	"github.com/ogen-go/ogen/ogenerrors"
 	"github.com/ogen-go/ogen/validate"
@@ -96,23 +96,14 @@ func Decoding(err error) *fault.Error {
 	return fault.From(err)
 }
 
-// cause drops the operation's internal name in front of what was wrong.
+// cause drops what only a reader of the generated code understands.
 func cause(err error) string {
 	if err == nil {
 		return "the request cannot be decoded"
 	}
-	return err.Error()
+	return decoderNoise.ReplaceAllString(err.Error(), "")
 }
+
+var decoderNoise = regexp.MustCompile(`(decode \w+: |callback: |^decode application/json: )`) //nolint:gochecknoglobals // a constant
 
 func seconds(d time.Duration) int { return max(int(math.Ceil(d.Seconds())), 1) }
-
-// Raw splits a JSON object into its fields, for answers that pass data through.
-func Raw(object []byte) (map[string]jx.Raw, error) {
-	fields := map[string]jx.Raw{}
-	err := jx.DecodeBytes(object).ObjBytes(func(d *jx.Decoder, key []byte) error {
-		value, err := d.Raw()
-		fields[string(key)] = value
-		return err
-	})
-	return fields, err //nolint:wrapcheck // the caller wraps
-}

@@ -24,7 +24,8 @@ type CloudEvent struct {
 	Subject         OptString             `json:"subject"`
 	Time            time.Time             `json:"time"`
 	Datacontenttype string                `json:"datacontenttype"`
-	Data            CloudEventData        `json:"data"`
+	// An object; what is in it depends on the type.
+	Data jx.Raw `json:"data"`
 }
 
 // GetSpecversion returns the value of Specversion.
@@ -63,7 +64,7 @@ func (s *CloudEvent) GetDatacontenttype() string {
 }
 
 // GetData returns the value of Data.
-func (s *CloudEvent) GetData() CloudEventData {
+func (s *CloudEvent) GetData() jx.Raw {
 	return s.Data
 }
 
@@ -103,19 +104,8 @@ func (s *CloudEvent) SetDatacontenttype(val string) {
 }
 
 // SetData sets the value of Data.
-func (s *CloudEvent) SetData(val CloudEventData) {
+func (s *CloudEvent) SetData(val jx.Raw) {
 	s.Data = val
-}
-
-type CloudEventData map[string]jx.Raw
-
-func (s *CloudEventData) init() CloudEventData {
-	m := *s
-	if m == nil {
-		m = map[string]jx.Raw{}
-		*s = m
-	}
-	return m
 }
 
 type CloudEventSpecversion string

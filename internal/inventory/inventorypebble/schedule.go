@@ -9,55 +9,65 @@ import (
 // and in which second each ends. It is what makes a million of them expire without
 // a scan: a look at it costs a map access a second.
 //
-// The writer changes it; anyone may look.
+// The writer changes it, under mu; anyone may look.
 type schedule struct {
 	mu      sync.RWMutex
-	active  map[[16]byte]struct{}
-	byKey   map[string][16]byte
-	seconds map[int64][][16]byte // by the second in which they end, rounded up
-	first   int64                // no second before it has any
+	active  map[slot][16]byte // reservation by its slot
+	seconds map[int64][]entry // by the second in which they end, rounded up
+	first   int64             // no second before it has any
+}
+
+// slot is where an active reservation stands: its key where it has one, else its ID.
+type slot [16]byte
+
+type entry struct {
+	slot slot
+	id   [16]byte
 }
 
 func newSchedule() *schedule {
-	return &schedule{
-		active:  map[[16]byte]struct{}{},
-		byKey:   map[string][16]byte{},
-		seconds: map[int64][][16]byte{},
+	return &schedule{active: map[slot][16]byte{}, seconds: map[int64][]entry{}}
+}
+
+// slotOf returns where a reservation stands. Keys that are not 16 bytes are hashed.
+func slotOf(id [16]byte, key string) slot {
+	switch len(key) {
+	case 0:
+		return id
+	case len(slot{}):
+		return slot([]byte(key))
+	default:
+		return hashKey(key)
 	}
 }
 
 // put adds a reservation, or the later end of one that is there. Its entry under the
 // earlier end stays and is found to be too early when its second comes.
 func (s *schedule) put(id [16]byte, key string, ends time.Time) {
-	s.active[id] = struct{}{}
-	if key != "" {
-		s.byKey[key] = id
-	}
+	at := slotOf(id, key)
+	s.active[at] = id
 	second := ends.Add(time.Second - time.Nanosecond).Unix()
 	if len(s.seconds) == 0 || second < s.first {
 		s.first = second
 	}
-	s.seconds[second] = append(s.seconds[second], id)
+	s.seconds[second] = append(s.seconds[second], entry{at, id})
 }
 
 func (s *schedule) remove(id [16]byte, key string) {
-	delete(s.active, id)
-	if s.byKey[key] == id {
-		delete(s.byKey, key)
+	if at := slotOf(id, key); s.active[at] == id {
+		delete(s.active, at)
 	}
 }
 
-func (s *schedule) has(id [16]byte) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	_, ok := s.active[id]
-	return ok
+func (s *schedule) has(id [16]byte, key string) bool {
+	found, ok := s.find(slotOf(id, key))
+	return ok && found == id
 }
 
-func (s *schedule) find(key string) (id [16]byte, ok bool) {
+func (s *schedule) find(at slot) (id [16]byte, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	id, ok = s.byKey[key]
+	id, ok = s.active[at]
 	return id, ok
 }
 
@@ -68,15 +78,15 @@ func (s *schedule) due(now time.Time, limit int) [][16]byte {
 	defer s.mu.Unlock()
 	var out [][16]byte
 	for len(s.seconds) > 0 && s.first <= now.Unix() && len(out) < limit {
-		ids := s.seconds[s.first]
-		for len(ids) > 0 && len(out) < limit {
-			if _, ok := s.active[ids[0]]; ok {
-				out = append(out, ids[0])
+		entries := s.seconds[s.first]
+		for len(entries) > 0 && len(out) < limit {
+			if e := entries[0]; s.active[e.slot] == e.id {
+				out = append(out, e.id)
 			}
-			ids = ids[1:]
+			entries = entries[1:]
 		}
-		if len(ids) > 0 {
-			s.seconds[s.first] = ids
+		if len(entries) > 0 {
+			s.seconds[s.first] = entries
 			break
 		}
 		delete(s.seconds, s.first)

@@ -71,7 +71,9 @@ type Store struct {
 	ledger    *pebbledb.Log
 	crossings *pebbledb.Log
 	keys      *pebbledb.KeyTable
-	swept     time.Time // when old keys were last dropped; the writer's
+	// The writer's own.
+	rows  pebbledb.Rows
+	swept time.Time // when old keys were last dropped
 }
 
 // Open reads levels and active reservations into memory and starts the group commit.
@@ -172,7 +174,7 @@ func (s *Store) Available(p inventory.Place) int64 {
 // Known reports whether an earlier try of cmd may have been carried out.
 func (s *Store) Known(cmd *inventory.ReserveCommand) (bool, error) {
 	if cmd.Key != "" {
-		if _, ok := s.schedule.find(cmd.Key); ok {
+		if _, ok := s.schedule.find(slotOf([16]byte{}, cmd.Key)); ok {
 			return true, nil
 		}
 	}
@@ -265,7 +267,7 @@ func (s *Store) barrier(ctx context.Context) error {
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
 func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupcommit.Commit, error) {
-	book := inventory.Book{Rows: rows{s}, Now: s.cfg.Now().UTC().Truncate(time.Microsecond)}
+	book := inventory.Book{Rows: rows{s}, Expect: len(cmds), Now: s.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range cmds {
 		var err error
 		if out[i], err = book.Do(cmd); err != nil {
@@ -288,36 +290,37 @@ func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupc
 
 // encode puts everything that book changed into batch.
 func (s *Store) encode(batch *pebble.Batch, book *inventory.Book) error {
-	for _, p := range book.Changed {
-		if err := batch.Set(levelKey(p), appendLevel(nil, *book.Levels[p]), nil); err != nil {
-			return fmt.Errorf("write level: %w", err)
-		}
-	}
 	var buf []byte
-	for _, text := range book.Saved {
-		r := book.Touched[text]
-		raw, err := id.Bytes(id.Reservation, text)
+	for _, l := range book.Changed {
+		buf = appendLevel(buf[:0], *l)
+		s.rows.Set(levelKey(l.Place), buf)
+	}
+	for _, r := range book.Saved {
+		raw, err := id.Bytes(id.Reservation, r.ID)
 		if err != nil {
 			return err //nolint:wrapcheck // says all there is
 		}
 		if buf, err = appendReservation(buf[:0], r); err != nil {
 			return err
 		}
-		if err := s.encodeReservation(batch, raw, r.Status, buf); err != nil {
-			return fmt.Errorf("write reservation: %w", err)
+		switch {
+		case r.Status == inventory.Active:
+			s.rows.SetID(prefixOpen, &raw, buf)
+			continue
+		case s.schedule.has(raw, r.Key):
+			s.rows.DeleteID(prefixOpen, &raw)
 		}
-	}
-	if err := s.encodeLogs(batch, book); err != nil {
-		return err
+		s.rows.SetID(prefixClosed, &raw, buf)
 	}
 	for key, m := range book.Memories {
 		record, err := appendRemembered(nil, m)
 		if err != nil {
 			return err
 		}
-		if err := s.keys.Put(batch, hashKey(key), book.Now, record); err != nil {
-			return err //nolint:wrapcheck // says all there is
-		}
+		s.keys.Put(&s.rows, hashKey(key), book.Now, record)
+	}
+	if err := s.rows.Into(batch); err != nil {
+		return err //nolint:wrapcheck // says all there is
 	}
 	if book.Now.Sub(s.swept) > time.Minute {
 		s.swept = book.Now
@@ -325,19 +328,7 @@ func (s *Store) encode(batch *pebble.Batch, book *inventory.Book) error {
 			return err //nolint:wrapcheck // says all there is
 		}
 	}
-	return nil
-}
-
-func (s *Store) encodeReservation(batch *pebble.Batch, raw [16]byte, status inventory.Status, record []byte) error {
-	if status == inventory.Active {
-		return batch.Set(rowKey(prefixOpen, raw), record, nil) //nolint:wrapcheck // the caller does
-	}
-	if s.schedule.has(raw) {
-		if err := batch.Delete(rowKey(prefixOpen, raw), nil); err != nil {
-			return err //nolint:wrapcheck // the caller does
-		}
-	}
-	return batch.Set(rowKey(prefixClosed, raw), record, nil) //nolint:wrapcheck // the caller does
+	return s.encodeLogs(batch, book)
 }
 
 func (s *Store) encodeLogs(batch *pebble.Batch, book *inventory.Book) error {
@@ -364,15 +355,13 @@ func (s *Store) encodeLogs(batch *pebble.Batch, book *inventory.Book) error {
 
 // remember brings memory up to what was just handed to Pebble.
 func (s *Store) remember(book *inventory.Book) error {
-	for _, p := range book.Changed {
-		l := book.Levels[p]
-		s.levels.Store(p, counts{l.OnHand, l.Reserved, l.Version})
+	for _, l := range book.Changed {
+		s.levels.Store(l.Place, counts{l.OnHand, l.Reserved, l.Version})
 	}
 	s.schedule.mu.Lock()
 	defer s.schedule.mu.Unlock()
-	for _, text := range book.Saved {
-		r := book.Touched[text]
-		raw, err := id.Bytes(id.Reservation, text)
+	for _, r := range book.Saved {
+		raw, err := id.Bytes(id.Reservation, r.ID)
 		if err != nil {
 			return err //nolint:wrapcheck // says all there is
 		}
@@ -411,7 +400,7 @@ func (r rows) Reservation(text string) (*inventory.Reservation, error) {
 }
 
 func (r rows) ActiveByKey(key string) (string, error) {
-	raw, ok := r.s.schedule.find(key)
+	raw, ok := r.s.schedule.find(slotOf([16]byte{}, key))
 	if !ok {
 		return "", nil
 	}

@@ -63,7 +63,9 @@ type Store struct {
 	events   *pebbledb.Log
 	keys     *pebbledb.KeyTable
 	followed atomic.Uint64
-	swept    time.Time // when old keys were last dropped; the writer's
+	// The writer's own.
+	rows  pebbledb.Rows
+	swept time.Time // when old keys were last dropped
 }
 
 // Open starts the group commit.
@@ -226,7 +228,7 @@ func (s *Store) barrier(ctx context.Context) error {
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
 func (s *Store) Apply(cmds []order.Command, out []order.Outcome) (groupcommit.Commit, error) {
-	book := order.Book{Rows: rows{s}, Now: s.cfg.Now().UTC().Truncate(time.Microsecond)}
+	book := order.Book{Rows: rows{s}, Expect: len(cmds), Now: s.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range cmds {
 		var err error
 		if out[i], err = book.Do(cmd); err != nil {
@@ -255,18 +257,19 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 	var buf []byte
 	for _, c := range book.Changes {
 		var err error
-		if buf, err = encodeChange(batch, c, buf[:0]); err != nil {
+		if buf, err = encodeChange(&s.rows, c, buf[:0]); err != nil {
 			return fmt.Errorf("write order: %w", err)
 		}
 	}
 	for hash, key := range book.Keys {
-		record, err := appendKey(nil, key)
-		if err != nil {
+		var err error
+		if buf, err = appendKey(buf[:0], key); err != nil {
 			return err
 		}
-		if err := s.keys.Put(batch, hash, book.Now, record); err != nil {
-			return err //nolint:wrapcheck // says all there is
-		}
+		s.keys.Put(&s.rows, hash, book.Now, buf)
+	}
+	if err := s.rows.Into(batch); err != nil {
+		return err //nolint:wrapcheck // says all there is
 	}
 	events := make([][]byte, len(book.Events))
 	arena := make([]byte, 0, 40*len(book.Events))
@@ -294,32 +297,22 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 	return nil
 }
 
-//nolint:wrapcheck // the caller wraps
-func encodeChange(batch *pebble.Batch, c *order.Change, buf []byte) ([]byte, error) {
+func encodeChange(rows *pebbledb.Rows, c *order.Change, buf []byte) ([]byte, error) {
 	raw, err := id.Bytes(id.Order, c.Order.ID)
 	if err != nil {
-		return nil, err
+		return nil, err //nolint:wrapcheck // says all there is
 	}
 	if buf, err = appendOrder(buf, c.Order); err != nil {
 		return nil, err
 	}
-	if err := batch.Set(rowKey(prefixOrder, raw), buf, nil); err != nil {
-		return nil, err
-	}
+	rows.SetID(prefixOrder, &raw, buf)
 	if c.Before == order.None {
-		if err := batch.Set(rowKey(customerPrefix(c.Order.CustomerID), raw), nil, nil); err != nil {
-			return nil, err
-		}
+		rows.SetID(customerPrefix(c.Order.CustomerID), &raw, nil)
+	} else if c.Before != c.Order.Status {
+		rows.DeleteID(statusPrefix(c.Before), &raw)
 	}
 	if c.Before != c.Order.Status {
-		if c.Before != order.None {
-			if err := batch.Delete(rowKey(statusPrefix(c.Before), raw), nil); err != nil {
-				return nil, err
-			}
-		}
-		if err := batch.Set(rowKey(statusPrefix(c.Order.Status), raw), nil, nil); err != nil {
-			return nil, err
-		}
+		rows.SetID(statusPrefix(c.Order.Status), &raw, nil)
 	}
 	return buf, nil
 }

@@ -2,7 +2,6 @@ package orderservice
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 
 	"github.com/penstockhq/penstock/internal/fault"
@@ -95,9 +94,12 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 		ID: id.New(id.Order, now), CustomerID: req.CustomerID, Lines: req.Lines, Total: total, KeyHash: hash,
 	}}
 	// The key and the body find the reservation of an earlier try that died half-way.
-	both := sha256.Sum256(append(hash[:], print[:]...))
+	both := hash
+	for i, b := range print {
+		both[i] ^= b
+	}
 	pl.hold = Hold{
-		ReservationID: id.New(id.Reservation, now), OrderID: pl.order.ID, Key: string(both[:16]),
+		ReservationID: id.New(id.Reservation, now), OrderID: pl.order.ID, Key: string(both[:]),
 		Lines: req.Lines, TTL: req.Hold,
 	}
 	p.open = append(p.open, pl)

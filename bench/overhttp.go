@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const connections = 256
+
+func fresh(flags ...string) (*server, error) {
+	dir, err := os.MkdirTemp("", "penstock-bench-")
+	if err != nil {
+		return nil, err
+	}
+	return startServer(dir, flags...)
+}
+
+// discard stops the server and removes its data.
+func (s *server) discard() error { return errors.Join(s.stop(), os.RemoveAll(s.dir)) }
+
+func httpExperiment(ctx context.Context, o options) error {
+	empty, err := startServer("")
+	if err != nil {
+		return err
+	}
+	base, err := newClient(empty.url, connections).orders(ctx, connections, o.took, hotOrder, nil)
+	if err = errors.Join(err, empty.stop()); err != nil {
+		return err
+	}
+	s, err := fresh()
+	if err != nil {
+		return err
+	}
+	c := newClient(s.url, connections)
+	if err := c.stock("HOT"); err != nil {
+		return err
+	}
+	got, err := c.orders(ctx, connections, 2*o.took, hotOrder, nil)
+	if err = errors.Join(err, s.discard()); err != nil {
+		return err
+	}
+	row := func(name string, r result) []string {
+		return []string{name, count(r.rate), ms(r.latency, 50), ms(r.latency, 99), ms(r.latency, 99.9), fmt.Sprintf("%.2f", r.rate/base.rate)}
+	}
+	table([]string{"server, 256 connections", "answers/s", "p50 ms", "p99 ms", "p99.9 ms", "ratio"},
+		[][]string{row("empty net/http handler", base), row("penstock, POST /v1/orders, durable", got)})
+	return nil
+}
+
+// batchBody is a batch of orders with their keys.
+func batchBody(buf *bytes.Buffer, orders int, sku func(i int) string) {
+	buf.Reset()
+	buf.WriteString(`{"orders":[`)
+	for i := range orders {
+		if i > 0 {
+			buf.WriteByte(',')
+		}
+		n := keys.Add(1)
+		fmt.Fprintf(buf, `{"idempotency_key":"batch-%d","customer_id":"c-%d","lines":[{"sku":"%s","quantity":1}]}`, n, n%100_000, sku(i))
+	}
+	buf.WriteString(`]}`)
+}
+
+// batches places batches until took is over or total orders are placed, and returns how
+// many were accepted a second.
+func batches(ctx context.Context, c *client, workers, size int, took time.Duration, total int64) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, took)
+	defer cancel()
+	var accepted atomic.Int64
+	var mu sync.Mutex
+	var failure error
+	var running sync.WaitGroup
+	begin := time.Now()
+	for range workers {
+		running.Go(func() {
+			var buf bytes.Buffer
+			for ctx.Err() == nil && (total == 0 || accepted.Load() < total) {
+				batchBody(&buf, size, func(int) string { return "HOT" })
+				err := c.do("POST", "/v1/orders/batch", "", buf.Bytes(), func(status int, answer []byte) {
+					ok := int64(bytes.Count(answer, []byte(`{"status":201`)))
+					accepted.Add(ok)
+					if ok != int64(size) {
+						mu.Lock()
+						failure = fmt.Errorf("a batch of %d: status %d, %d accepted: %.300s", size, status, ok, answer)
+						mu.Unlock()
+						cancel()
+					}
+				})
+				if err != nil {
+					mu.Lock()
+					failure = err
+					mu.Unlock()
+					cancel()
+				}
+			}
+		})
+	}
+	running.Wait()
+	return float64(accepted.Load()) / time.Since(begin).Seconds(), failure
+}
+
+func batchExperiment(ctx context.Context, o options) error {
+	var rows [][]string
+	for _, workers := range []int{2, 4} {
+		s, err := fresh()
+		if err != nil {
+			return err
+		}
+		c := newClient(s.url, connections)
+		if err := c.stock("HOT"); err != nil {
+			return err
+		}
+		rate, err := batches(ctx, c, workers, 500, 2*o.took, 0)
+		if err = errors.Join(err, s.discard()); err != nil {
+			return err
+		}
+		rows = append(rows, []string{strconv.Itoa(workers), count(rate)})
+	}
+	table([]string{"connections, 500 orders a request", "durable accepted orders/s"}, rows)
+	return nil
+}

@@ -1,0 +1,75 @@
+package pebbledb
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Rows collects the rows of a batch and hands them to Pebble in order of key. Pebble's
+// memory table finds the place of a key from the one before it, so rows in order cost
+// about half of what they cost in the order in which a request touches them.
+//
+// Of several rows with one key the last stands. A Rows is reused from batch to batch and
+// keeps its memory.
+type Rows struct {
+	data []byte
+	refs []rowRef
+}
+
+// rowRef points into data: the key is data[at:mid], the value data[mid:end].
+type rowRef struct {
+	at, mid, end int
+	deleted      bool
+}
+
+// Reset forgets the rows.
+func (r *Rows) Reset() {
+	r.data, r.refs = r.data[:0], r.refs[:0]
+}
+
+// Set adds a row.
+func (r *Rows) Set(key, value []byte) {
+	ref := rowRef{at: len(r.data), mid: len(r.data) + len(key)}
+	r.data = append(append(r.data, key...), value...)
+	ref.end = len(r.data)
+	r.refs = append(r.refs, ref)
+}
+
+// SetID adds a row whose key is prefix and id.
+func (r *Rows) SetID(prefix []byte, id *[16]byte, value []byte) {
+	ref := rowRef{at: len(r.data)}
+	r.data = append(append(r.data, prefix...), id[:]...)
+	ref.mid = len(r.data)
+	r.data = append(r.data, value...)
+	ref.end = len(r.data)
+	r.refs = append(r.refs, ref)
+}
+
+// DeleteID deletes the row whose key is prefix and id.
+func (r *Rows) DeleteID(prefix []byte, id *[16]byte) {
+	r.SetID(prefix, id, nil)
+	r.refs[len(r.refs)-1].deleted = true
+}
+
+// Into moves the rows into b.
+func (r *Rows) Into(b *pebble.Batch) error {
+	slices.SortStableFunc(r.refs, func(x, y rowRef) int {
+		return bytes.Compare(r.data[x.at:x.mid], r.data[y.at:y.mid])
+	})
+	for _, ref := range r.refs {
+		var err error
+		if ref.deleted {
+			err = b.Delete(r.data[ref.at:ref.mid], nil)
+		} else {
+			err = b.Set(r.data[ref.at:ref.mid], r.data[ref.mid:ref.end], nil)
+		}
+		if err != nil {
+			return fmt.Errorf("write row %q: %w", r.data[ref.at:ref.mid], err)
+		}
+	}
+	r.Reset()
+	return nil
+}
