@@ -26,7 +26,7 @@ type serveCmd struct {
 	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
 	MaxBatch       int           `help:"Most requests in one commit." default:"4096"`
 	MaxQueue       int           `help:"Requests that may wait for a commit; more get 503." default:"16384"`
-	RequestTimeout time.Duration `help:"Time that a request may take once it is read." default:"10s"`
+	StallAfter     time.Duration `help:"Time that the disk may take to confirm a write before those who wait get 503." default:"10s"`
 	ReadTimeout    time.Duration `help:"Time that a client may take to send a request." default:"10s"`
 	DrainTimeout   time.Duration `help:"Time that a clean stop may take." default:"20s"`
 	UnreadyFor     time.Duration `help:"Time to go on serving after SIGTERM with /readyz false, for load balancers to notice." default:"0s"`
@@ -43,7 +43,7 @@ func (c *serveCmd) Validate() error {
 	}{
 		{"max-in-flight", int64(c.MaxInFlight), 1}, {"max-connections", int64(c.MaxConnections), 1},
 		{"max-batch", int64(c.MaxBatch), 1}, {"max-queue", int64(c.MaxQueue), 1}, {"cache-mb", c.CacheMB, 1},
-		{"request-timeout", int64(c.RequestTimeout), int64(time.Millisecond)},
+		{"stall-after", int64(c.StallAfter), int64(time.Millisecond)},
 		{"read-timeout", int64(c.ReadTimeout), int64(time.Millisecond)},
 		{"drain-timeout", int64(c.DrainTimeout), int64(time.Millisecond)},
 		{"keep-keys", int64(c.KeepKeys), int64(time.Minute)},
@@ -85,8 +85,8 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 		Dir: c.Data, HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
 		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
 		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
-		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue},
-		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight, RequestTimeout: c.RequestTimeout},
+		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue, StallAfter: c.StallAfter},
+		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight},
 		Logger:  telemetry.NewLogger(lines, c.LogLevel),
 	})
 	if err := server.Start(ctx); err != nil {

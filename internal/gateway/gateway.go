@@ -4,8 +4,10 @@
 // A request passes, in this order: request ID and recovery from panics; a look
 // whether the server is full; reading the body, so that a slow client holds a
 // connection but no place among the working requests; taking such a place, or 429;
-// a deadline; the generated router. What a reader would get wrong: reading the body
-// happens here, not in the generated code, which finds it in memory.
+// the generated router. What a reader would get wrong: reading the body happens here,
+// not in the generated code, which finds it in memory; and there is no deadline here:
+// the only thing that a request waits for is a group commit, which has one of its own
+// (groupcommit.Config.StallAfter).
 package gateway
 
 import (
@@ -46,9 +48,6 @@ type Config struct {
 	MaxImportBody int64
 	// MaxStreams is how many event streams may be open. Defaults to 256.
 	MaxStreams int
-	// RequestTimeout is the time that a request may take once its body is read.
-	// Defaults to 10 s.
-	RequestTimeout time.Duration
 	// IdleTimeout is how long an import or an event stream may stand still before it
 	// is cut. Defaults to 30 s.
 	IdleTimeout time.Duration
@@ -66,7 +65,6 @@ func (c Config) withDefaults() Config {
 	c.MaxBatchBody = cmp.Or(c.MaxBatchBody, 32<<20)
 	c.MaxImportBody = cmp.Or(c.MaxImportBody, 1<<30)
 	c.MaxStreams = cmp.Or(c.MaxStreams, 256)
-	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -115,7 +113,6 @@ func New(cfg Config, ops Operations, feed *event.Feed) (*Gateway, error) {
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says all there is
 	}
-	g.mux.Handle("/v1/", http.HandlerFunc(g.serveAPI))
 	g.mux.HandleFunc(pathStream, g.stream)
 	g.addPages()
 	return g, nil
@@ -144,6 +141,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		g.metrics.observe(route, r.Method, rec.status, time.Since(begin))
 	}()
+	if strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != pathStream {
+		g.serveAPI(rec, r, route) // saves the mux its search: nearly every request comes here
+		return
+	}
 	g.mux.ServeHTTP(rec, r)
 }
 
@@ -172,9 +173,9 @@ func (g *Gateway) panicked(rec *recorder, r *http.Request, p any) {
 }
 
 // serveAPI is the way of every request to an operation.
-func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request, route string) {
 	if r.URL.Path == pathImport {
-		g.serveImport(w, r)
+		g.serveImport(w, r, route)
 		return
 	}
 	if g.inFlight.Load() >= int64(g.cfg.MaxInFlight) {
@@ -201,15 +202,12 @@ func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer g.inFlight.Add(-1)
-	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.RequestTimeout)
-	defer cancel()
-	g.serveLabelled(w, r.WithContext(ctx))
+	g.serveLabelled(w, r, route)
 }
 
 // serveLabelled runs the generated router with the goroutine labelled, so that a
 // profile says whose time it is.
-func (g *Gateway) serveLabelled(w http.ResponseWriter, r *http.Request) {
-	route := routeOf(r.URL.Path)
+func (g *Gateway) serveLabelled(w http.ResponseWriter, r *http.Request, route string) {
 	labelled, ok := g.labels.Load(route)
 	if !ok {
 		//nolint:contextcheck // it only carries the labels, which are the same for every request
@@ -227,7 +225,7 @@ func (g *Gateway) refuse(w http.ResponseWriter) {
 }
 
 // serveImport lets a large body stream through, as long as it keeps moving.
-func (g *Gateway) serveImport(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) serveImport(w http.ResponseWriter, r *http.Request, route string) {
 	if g.inFlight.Add(1) > int64(g.cfg.MaxInFlight) {
 		g.inFlight.Add(-1)
 		g.refuse(w)
@@ -238,7 +236,7 @@ func (g *Gateway) serveImport(w http.ResponseWriter, r *http.Request) {
 	r.Body = &moving{
 		body: http.MaxBytesReader(w, r.Body, g.cfg.MaxImportBody), conn: conn, idle: g.cfg.IdleTimeout,
 	}
-	g.serveLabelled(w, r)
+	g.serveLabelled(w, r, route)
 }
 
 // moving is a body whose deadline moves on with every read.

@@ -68,6 +68,10 @@ type Config struct {
 	// InFlight is how many batches may be decided but not yet durable.
 	// Defaults to 2; see docs/adr/0002-two-batches-in-flight.md.
 	InFlight int
+	// StallAfter is how long a commit may take before those who wait for it, or queue
+	// behind it, get fault.Timeout and new requests are refused, until it ends. It
+	// replaces a timer for each request. Defaults to 10 s.
+	StallAfter time.Duration
 	// RetryAfter is what refused callers are told to wait. Defaults to 1 s.
 	RetryAfter time.Duration
 	// OnBatch is called after every commit, from the finisher. Defaults to none.
@@ -87,14 +91,15 @@ func (c Config) withDefaults() Config {
 	c.MaxBatch = cmp.Or(c.MaxBatch, 4096)
 	c.MaxQueue = cmp.Or(c.MaxQueue, 4*c.MaxBatch)
 	c.InFlight = cmp.Or(c.InFlight, 2)
+	c.StallAfter = cmp.Or(c.StallAfter, 10*time.Second)
 	c.RetryAfter = cmp.Or(c.RetryAfter, time.Second)
 	return c
 }
 
 // Validate explains what is wrong with c.
 func (c Config) Validate() error {
-	if c.MaxBatch < 0 || c.MaxQueue < 0 || c.InFlight < 0 || c.RetryAfter < 0 {
-		return errors.New("groupcommit: MaxBatch, MaxQueue, InFlight and RetryAfter must not be negative")
+	if c.MaxBatch < 0 || c.MaxQueue < 0 || c.InFlight < 0 || c.RetryAfter < 0 || c.StallAfter < 0 {
+		return errors.New("groupcommit: MaxBatch, MaxQueue, InFlight, StallAfter and RetryAfter must not be negative")
 	}
 	return nil
 }
@@ -109,18 +114,27 @@ type Batcher[Req, Res any] struct {
 	waiting int // requests in queue that are not withdrawn
 	stopped bool
 
-	wake    chan struct{}           // holds one token when queue or stopped changed
-	slots   chan struct{}           // a token for each batch in flight
-	flights chan *flight[Req, Res]  // from decider to finisher
-	done    chan struct{}           // closed when both goroutines have ended
-	failed  chan struct{}           // closed when err is set
-	err     error                   // why it failed; read only after failed is closed
-	started atomic.Uint64           // batches given to Apply
-	durable atomic.Uint64           // batches answered
-	advance atomic.Pointer[chanAny] // closed and replaced whenever durable grows
+	wake    chan struct{}          // holds one token when queue or stopped changed
+	slots   chan struct{}          // a token for each batch in flight
+	flights chan *flight[Req, Res] // from decider to finisher
+	done    chan struct{}          // closed when both goroutines have ended
+	failed  chan struct{}          // closed when err is set
+	err     error                  // why it failed; read only after failed is closed
+	started atomic.Uint64          // batches given to Apply
+	durable atomic.Uint64          // batches answered
+	advance atomic.Pointer[signal] // closed and replaced whenever durable grows
+	stalled atomic.Pointer[signal] // closed while a commit takes too long
 }
 
-type chanAny struct{ c chan struct{} }
+// signal is a channel that is closed for all who wait and replaced for those to come.
+type signal struct {
+	c    chan struct{}
+	once sync.Once
+}
+
+func newSignal() *signal { return &signal{c: make(chan struct{})} }
+
+func (s *signal) close() { s.once.Do(func() { close(s.c) }) }
 
 // Ticket states. A ticket leaves queued exactly once.
 const (
@@ -132,7 +146,7 @@ const (
 type ticket[Req, Res any] struct {
 	state  atomic.Int32
 	reqs   []Req
-	res    []Res
+	res    []Res // its part of the batch's
 	err    error
 	since  time.Time
 	answer chan struct{} // gets one token
@@ -145,6 +159,7 @@ type flight[Req, Res any] struct {
 	stats    BatchStats
 	applied  time.Time
 	requests int
+	late     *time.Timer // closes stalled
 }
 
 // New starts a Batcher. An invalid cfg is an error.
@@ -162,7 +177,8 @@ func New[Req, Res any](cfg Config, applier Applier[Req, Res]) (*Batcher[Req, Res
 		done:    make(chan struct{}),
 		failed:  make(chan struct{}),
 	}
-	b.advance.Store(&chanAny{make(chan struct{})})
+	b.advance.Store(newSignal())
+	b.stalled.Store(newSignal())
 	go b.decide()
 	go b.finish()
 	return b, nil
@@ -203,7 +219,7 @@ func (b *Batcher[Req, Res]) submit(ctx context.Context, reqs []Req, force bool) 
 		return nil, err //nolint:wrapcheck // the context's own error is the contract
 	}
 	t := &ticket[Req, Res]{
-		reqs: reqs, res: make([]Res, len(reqs)), since: time.Now(), answer: make(chan struct{}, 1),
+		reqs: reqs, since: time.Now(), answer: make(chan struct{}, 1),
 	}
 	if err := b.enqueue(t, force); err != nil {
 		return nil, err
@@ -212,13 +228,26 @@ func (b *Batcher[Req, Res]) submit(ctx context.Context, reqs []Req, force bool) 
 	case <-t.answer:
 		return t.res, t.err
 	case <-ctx.Done():
+		b.withdraw(t)
+		return nil, ctx.Err() //nolint:wrapcheck // the context's own error is the contract
+	case <-b.stalled.Load().c:
+		b.withdraw(t)
+		return nil, b.stall()
 	}
+}
+
+// withdraw takes t out of the queue if it is still there.
+func (b *Batcher[Req, Res]) withdraw(t *ticket[Req, Res]) {
 	if t.state.CompareAndSwap(queued, withdrawn) {
 		b.mu.Lock()
 		b.waiting -= len(t.reqs)
 		b.mu.Unlock()
 	}
-	return nil, ctx.Err() //nolint:wrapcheck // the context's own error is the contract
+}
+
+func (b *Batcher[Req, Res]) stall() *fault.Error {
+	return fault.New(fault.Timeout, "the disk has not confirmed a write of the %s for %v; the outcome is unknown, "+
+		"send the request again with the same idempotency key", b.cfg.Name, b.cfg.StallAfter).WithRetryAfter(b.cfg.RetryAfter)
 }
 
 func (b *Batcher[Req, Res]) enqueue(t *ticket[Req, Res], force bool) error {
@@ -267,6 +296,8 @@ func (b *Batcher[Req, Res]) Barrier(ctx context.Context) error {
 		case <-moved.c:
 		case <-b.failed:
 			return b.unavailable()
+		case <-b.stalled.Load().c:
+			return b.stall()
 		case <-ctx.Done():
 			return ctx.Err() //nolint:wrapcheck // the context's own error is the contract
 		}
@@ -320,6 +351,7 @@ func (b *Batcher[Req, Res]) decide() {
 			return
 		}
 		b.started.Add(1)
+		f.late = time.AfterFunc(b.cfg.StallAfter, func() { b.stalled.Load().close() })
 		b.apply(f)
 		b.flights <- f
 	}
@@ -363,7 +395,7 @@ func (b *Batcher[Req, Res]) take() *flight[Req, Res] {
 	return f
 }
 
-// apply runs the Applier on f and spreads its results over the tickets.
+// apply runs the Applier on f and gives each ticket its part of the results.
 func (b *Batcher[Req, Res]) apply(f *flight[Req, Res]) {
 	begin := time.Now()
 	f.stats.Requests, f.stats.QueueWait = f.requests, begin.Sub(f.tickets[0].since)
@@ -378,15 +410,18 @@ func (b *Batcher[Req, Res]) apply(f *flight[Req, Res]) {
 		f.err = err
 		return
 	}
-	reqs := make([]Req, 0, f.requests)
-	for _, t := range f.tickets {
-		reqs = append(reqs, t.reqs...)
+	reqs := f.tickets[0].reqs
+	if len(f.tickets) > 1 {
+		reqs = make([]Req, 0, f.requests)
+		for _, t := range f.tickets {
+			reqs = append(reqs, t.reqs...)
+		}
 	}
 	res := make([]Res, len(reqs))
 	f.commit, f.err = b.applier.Apply(reqs, res)
 	for _, t := range f.tickets {
-		n := copy(t.res, res)
-		res = res[n:]
+		n := len(t.reqs)
+		t.res, res = res[:n:n], res[n:]
 	}
 }
 
@@ -400,10 +435,13 @@ func (b *Batcher[Req, Res]) finish() {
 		if f.err != nil {
 			b.fail(f.err)
 		}
+		if !f.late.Stop() {
+			b.stalled.Store(newSignal()) // it was late and has ended
+		}
 		f.stats.Commit = time.Since(f.applied)
 		if b.Err() == nil {
 			b.durable.Add(1)
-			close(b.advance.Swap(&chanAny{make(chan struct{})}).c)
+			b.advance.Swap(newSignal()).close()
 		}
 		for _, t := range f.tickets {
 			if b.Err() != nil {

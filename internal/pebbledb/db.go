@@ -135,7 +135,7 @@ func options(cfg Config, fatal *atomic.Bool) *pebble.Options {
 		Logger:                      logger{cfg.Logger, fatal},
 		MemTableSize:                cfg.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       8,
+		L0CompactionThreshold:       16,
 		L0StopWritesThreshold:       40,
 		LBaseMaxBytes:               128 << 20,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },

@@ -56,8 +56,11 @@ func (r *Rows) DeleteID(prefix []byte, id *[16]byte) {
 
 // Into moves the rows into b.
 func (r *Rows) Into(b *pebble.Batch) error {
-	slices.SortStableFunc(r.refs, func(x, y rowRef) int {
-		return bytes.Compare(r.data[x.at:x.mid], r.data[y.at:y.mid])
+	slices.SortFunc(r.refs, func(x, y rowRef) int {
+		if c := bytes.Compare(r.data[x.at:x.mid], r.data[y.at:y.mid]); c != 0 {
+			return c
+		}
+		return x.at - y.at
 	})
 	for _, ref := range r.refs {
 		var err error
