@@ -31,6 +31,7 @@ type commands struct {
 
 	Serve serveCmd `cmd:"" help:"Run the server."`
 
+	Demo    demoCmd    `cmd:"" help:"Start a server, drive a flash sale through it, and prove from stored data what it promises."`
 	Import  importCmd  `cmd:"" help:"Import SKUs from a CSV or NDJSON file into a running server."`
 	Verify  verifyCmd  `cmd:"" help:"Prove from stored data that nothing is oversold, lost or doubled."`
 	Version versionCmd `cmd:"" help:"Show the version."`
