@@ -1,6 +1,7 @@
 package order
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -22,7 +23,7 @@ type StepCommand struct {
 	Action           Action
 	PaymentReference string // of Pay
 	// ReservationID, with Pay, is the reservation that was sold, which becomes the
-	// order's. With Expire and Cancel it is the one that the order must still have:
+	// order's; empty leaves the one it has. With Expire and Cancel it is the one that the order must still have:
 	// otherwise the step is not meant any more and nothing happens.
 	ReservationID string
 }
@@ -162,7 +163,8 @@ func (b *Book) step(c *StepCommand) (Outcome, error) {
 	next.Status, next.UpdatedAt = to, b.Now
 	next.Version++
 	if c.Action == Pay {
-		next.PaymentReference, next.ReservationID = c.PaymentReference, c.ReservationID
+		next.PaymentReference = c.PaymentReference
+		next.ReservationID = cmp.Or(c.ReservationID, o.ReservationID)
 	}
 	b.save(&next, before)
 	return Outcome{Order: next}, nil

@@ -88,7 +88,7 @@ func Open(cfg Config) (*DB, error) {
 		return nil, err
 	}
 	if !cfg.ReadOnly {
-		if err := cfg.FS.MkdirAll(dir, 0o700); err != nil {
+		if err := makeFolder(cfg.FS, dir); err != nil {
 			return nil, fmt.Errorf("create data folder %s: %w", cfg.Dir, err)
 		}
 	}
@@ -124,6 +124,32 @@ func open(cfg Config, dir string, lock *pebble.Lock) (*DB, error) {
 		}
 	}
 	return db, nil
+}
+
+// makeFolder creates dir and what is missing above it, each so that it survives a loss
+// of power: what a folder holds is durable only once the folder's own entry is.
+func makeFolder(fs vfs.FS, dir string) error {
+	if _, err := fs.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := makeFolder(fs, parent); err != nil {
+			return err
+		}
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err //nolint:wrapcheck // the caller does
+	}
+	return syncFolder(fs, parent)
+}
+
+func syncFolder(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err //nolint:wrapcheck // the caller does
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func options(cfg Config, fatal *atomic.Bool) *pebble.Options {
@@ -306,11 +332,7 @@ func writeFormat(cfg Config) error {
 	if err := cfg.FS.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	folder, err := cfg.FS.OpenDir(cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := errors.Join(folder.Sync(), folder.Close()); err != nil {
+	if err := syncFolder(cfg.FS, cfg.Dir); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil

@@ -32,6 +32,7 @@ type KeyTable struct {
 	filters map[uint32]*keyFilter
 	filling sync.WaitGroup
 	closing chan struct{}
+	closed  sync.Once
 	failure error // of the background fill; the filters are just not used then
 }
 
@@ -59,9 +60,9 @@ func OpenKeyTable(db *pebble.DB, prefix []byte, keep time.Duration) (*KeyTable, 
 	return t, nil
 }
 
-// Close ends the background fill.
+// Close ends the background fill. Closing twice is fine.
 func (t *KeyTable) Close() {
-	close(t.closing)
+	t.closed.Do(func() { close(t.closing) })
 	t.filling.Wait()
 }
 

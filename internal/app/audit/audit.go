@@ -11,6 +11,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -96,6 +97,7 @@ type auditor struct {
 	crossings    []inventory.Crossing
 	reservations map[string]*held
 	placed       map[string]*seen
+	newest       time.Time // when the newest order was placed
 }
 
 func (a *auditor) problem(format string, args ...any) {

@@ -51,6 +51,9 @@ func (a *auditor) compareOrders() error {
 			a.placed[o.ID] = s
 		}
 		s.row = true
+		if o.CreatedAt.After(a.newest) {
+			a.newest = o.CreatedAt
+		}
 		if s.version != o.Version || s.status != o.Status {
 			a.problem("order %s is %s (version %d); its events end with %s (version %d)", o.ID, o.Status, o.Version, s.status, s.version)
 		}
@@ -125,6 +128,9 @@ func (a *auditor) compareKeys() error {
 	return a.compareKeysOfOrders(keys, first)
 }
 
+// shortestMemory is the least time for which a server can be told to keep keys.
+const shortestMemory = time.Minute
+
 // compareKeysOfOrders is the other direction. Keys are forgotten oldest first, so every
 // order since the first one that has a key must have its own; the minute after it is
 // left out where any were forgotten, because an ID is made a little before its key.
@@ -138,7 +144,7 @@ func (a *auditor) compareKeysOfOrders(keys map[order.KeyHash]string, first strin
 			if o.ID == first && forgotten {
 				certain = o.CreatedAt.Add(time.Minute)
 			}
-		case first == "" || o.ID < first:
+		case (first == "" || o.ID < first) && a.newest.Sub(o.CreatedAt) >= shortestMemory:
 			forgotten = true
 		case o.CreatedAt.Before(certain):
 		case mine != "":

@@ -235,6 +235,9 @@ func (s *Store) Apply(cmds []order.Command, out []order.Outcome) (groupcommit.Co
 			return nil, err //nolint:wrapcheck // says all there is
 		}
 	}
+	if book.Followed <= s.followed.Load() {
+		book.Followed = 0 // the position never goes back
+	}
 	batch := s.db.NewBatch()
 	if err := s.encode(batch, &book); err != nil {
 		return nil, err

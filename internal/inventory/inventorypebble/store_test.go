@@ -1,0 +1,102 @@
+package inventorypebble_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/penstockhq/penstock/internal/id"
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/inventory/inventorytest"
+	"github.com/penstockhq/penstock/internal/pebbledb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// folder is a data folder in memory that can be opened again.
+type folder struct {
+	t     testing.TB
+	fs    vfs.FS
+	clock *inventorytest.Clock
+	db    *pebbledb.DB
+	store *inventorypebble.Store
+}
+
+func newFolder(t testing.TB) *folder {
+	t.Helper()
+	f := &folder{t: t, fs: vfs.NewMem(), clock: inventorytest.NewClock()}
+	t.Cleanup(f.close)
+	f.open()
+	return f
+}
+
+func (f *folder) open() {
+	f.t.Helper()
+	var err error
+	if f.db, err = pebbledb.Open(pebbledb.Config{Dir: "data", FS: f.fs, MinFreeBytes: -1}); err != nil {
+		f.t.Fatal(err)
+	}
+	if f.store, err = inventorypebble.Open(inventorypebble.Config{Now: f.clock.Now}, f.db); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *folder) close() {
+	f.t.Helper()
+	if err := f.store.Stop(context.Background()); err != nil {
+		f.t.Error(err)
+	}
+	if err := f.db.Close(); err != nil {
+		f.t.Error(err)
+	}
+}
+
+func TestStore_KeepsThePromisesOfAnInventoryStore(t *testing.T) {
+	t.Parallel()
+	inventorytest.Run(t, func(t *testing.T) *inventorytest.Fixture {
+		t.Helper()
+		f := newFolder(t)
+		return &inventorytest.Fixture{Store: f.store, Clock: f.clock, Reopen: func() inventorytest.Store {
+			f.close()
+			f.open()
+			return f.store
+		}}
+	})
+}
+
+//nolint:paralleltest // it counts allocations
+func TestDue_AMillionOpenReservationsAreNotScanned(t *testing.T) {
+	f := newFolder(t)
+	ctx := context.Background()
+	place := inventory.Place{SKU: "A", Location: inventory.DefaultLocation}
+	const open = 20_000 // what is looked at does not depend on it, so a test needs no million
+	cmds := []inventory.Command{&inventory.ReceiveCommand{Place: place, Quantity: open}}
+	for i := range open - 1 {
+		cmds = append(cmds, &inventory.ReserveCommand{
+			ID: id.New(id.Reservation, f.clock.Now()), TTL: time.Hour + time.Duration(i)*time.Second, Lines: []inventory.Line{{Place: place, Quantity: 1}},
+		})
+	}
+	cmds = append(cmds, &inventory.ReserveCommand{
+		ID: id.New(id.Reservation, f.clock.Now()), TTL: time.Second, Lines: []inventory.Line{{Place: place, Quantity: 1}},
+	})
+	if _, err := f.store.Execute(ctx, cmds); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Advance(2 * time.Second)
+	looks := testing.AllocsPerRun(1, func() {
+		ids, err := f.store.Due(ctx, f.clock.Now(), open)
+		if err != nil || len(ids) > 1 {
+			t.Errorf("%d are due, %v", len(ids), err)
+		}
+	})
+	if looks > 20 {
+		t.Fatalf("a look for one due reservation among %d made %v allocations", open, looks)
+	}
+	if f.store.Active() != open {
+		t.Fatalf("%d are active", f.store.Active())
+	}
+}

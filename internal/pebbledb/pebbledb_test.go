@@ -1,0 +1,297 @@
+package pebbledb_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/penstockhq/penstock/internal/fault"
+	"github.com/penstockhq/penstock/internal/pebbledb"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t testing.TB, cfg pebbledb.Config) *pebbledb.DB {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir, cfg.FS, cfg.MinFreeBytes = "data", vfs.NewMem(), -1
+	}
+	db, err := pebbledb.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+func TestOpen_RefusesAFolderThatAnotherProcessUses(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	open(t, pebbledb.Config{Dir: dir})
+	_, err := pebbledb.Open(pebbledb.Config{Dir: dir})
+	if err == nil || !strings.Contains(err.Error(), "in use by another") || !strings.Contains(err.Error(), dir) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestOpen_RefusesFoldersThatAreNotItsOwn(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		file, content, want string
+		readOnly            bool
+	}{
+		"newer":          {"PENSTOCK", `{"format":99}`, "format 99", false},
+		"damaged":        {"PENSTOCK", `{`, "restore it from a backup", false},
+		"somebody's":     {"thesis.doc", "words", "holds thesis.doc", false},
+		"empty, to read": {"", "", "not a penstock data folder", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if tc.file != "" {
+				if err := os.WriteFile(filepath.Join(dir, tc.file), []byte(tc.content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := pebbledb.Open(pebbledb.Config{Dir: dir, ReadOnly: tc.readOnly})
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want something with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestOpen_ReopensItsOwnFolderAlsoReadOnly(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db, err := pebbledb.Open(pebbledb.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Set([]byte("k"), []byte("v"), pebble.Sync), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, pebbledb.Config{Dir: dir, ReadOnly: true})
+	if v, err := pebbledb.Lookup(db, []byte("k")); err != nil || string(v) != "v" {
+		t.Fatalf("got %q, %v", v, err)
+	}
+}
+
+// fullDisk is a file system that has as much room as the test says.
+type fullDisk struct {
+	vfs.FS
+
+	free uint64
+}
+
+func (f *fullDisk) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: f.free}, nil
+}
+
+func TestCheckSpace_RefusesWorkOnANearlyFullDiskUntilThereIsRoom(t *testing.T) {
+	t.Parallel()
+	disk := &fullDisk{FS: vfs.NewMem(), free: 1 << 30}
+	db := open(t, pebbledb.Config{Dir: "data", FS: disk, MinFreeBytes: 100 << 20})
+	now := time.Unix(1_700_000_000, 0)
+	check := func() error { now = now.Add(2 * time.Second); return db.CheckSpace(now) }
+	if err := check(); err != nil {
+		t.Fatal(err)
+	}
+	disk.free = 50 << 20
+	if err := check(); !fault.Is(err, fault.DiskFull) {
+		t.Fatalf("got %v", err)
+	}
+	disk.free = 200 << 20
+	if err := check(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLog_IsReadAsItWasWrittenFromAnyPosition(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		db := open(t, pebbledb.Config{})
+		log, err := pebbledb.OpenLog(db, []byte("xl"))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		// A neighbour under a prefix that sorts right after must not be seen.
+		if err := db.Set([]byte("xm"), []byte("other"), nil); err != nil {
+			rt.Fatal(err)
+		}
+		var want []string
+		for range rapid.IntRange(0, 5).Draw(rt, "batches") {
+			batch, entries := db.NewBatch(), [][]byte(nil)
+			for range rapid.SampledFrom([]int{1, 3, 255, 256, 257, 600}).Draw(rt, "entries") {
+				e := fmt.Sprintf("entry %d", len(want))
+				want, entries = append(want, e), append(entries, []byte(e))
+			}
+			first, err := log.Append(batch, entries)
+			if err != nil || first != uint64(len(want)-len(entries)+1) {
+				rt.Fatalf("first is %d, %v", first, err)
+			}
+			if err := batch.Commit(nil); err != nil {
+				rt.Fatal(err)
+			}
+			if rapid.Bool().Draw(rt, "reopen") {
+				if log, err = pebbledb.OpenLog(db, []byte("xl")); err != nil {
+					rt.Fatal(err)
+				}
+			}
+		}
+		if log.Last() != uint64(len(want)) {
+			rt.Fatalf("last is %d, want %d", log.Last(), len(want))
+		}
+		after := rapid.IntRange(0, len(want)+2).Draw(rt, "after")
+		var got []string
+		err = log.Read(db, uint64(after), func(n uint64, entry []byte) (bool, error) {
+			if n != uint64(after+len(got)+1) {
+				rt.Fatalf("entry %d comes after %d", n, after+len(got))
+			}
+			got = append(got, string(entry))
+			return true, nil
+		})
+		if err != nil || !slices.Equal(got, want[min(after, len(want)):]) {
+			rt.Fatalf("read %d of %d entries after %d, %v", len(got), len(want), after, err)
+		}
+	})
+}
+
+func hash(n int) (h pebbledb.KeyHash) {
+	binary.BigEndian.PutUint64(h[:], uint64(n)*0x9e3779b97f4a7c15)
+	return h
+}
+
+func put(t testing.TB, db *pebbledb.DB, table *pebbledb.KeyTable, n int, now time.Time) {
+	t.Helper()
+	var rows pebbledb.Rows
+	table.Put(&rows, hash(n), now, []byte(fmt.Sprint(n)))
+	batch := db.NewBatch()
+	if err := errors.Join(rows.Into(batch), batch.Commit(nil)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKeyTable_RemembersForAsLongAsItSaysAndForgetsAfterwards(t *testing.T) {
+	t.Parallel()
+	const keep = 24 * time.Hour
+	db := open(t, pebbledb.Config{})
+	table, err := pebbledb.OpenKeyTable(db.DB, []byte("xk"), keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Unix(1_700_000_000, 0)
+	for n := range 100 {
+		put(t, db, table, n, start.Add(time.Duration(n)*time.Hour))
+	}
+	now := start.Add(99 * time.Hour)
+	batch := db.NewBatch()
+	if dropped, err := table.DropExpired(batch, now); err != nil || dropped == 0 {
+		t.Fatalf("dropped %d, %v", dropped, err)
+	}
+	if err := batch.Commit(nil); err != nil {
+		t.Fatal(err)
+	}
+	check := func(table *pebbledb.KeyTable) {
+		t.Helper()
+		for n := range 110 {
+			got, err := table.Get(db, hash(n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			age := now.Sub(start.Add(time.Duration(n) * time.Hour))
+			switch {
+			case n < 100 && age <= keep && string(got) != fmt.Sprint(n):
+				t.Errorf("key %d of age %v is forgotten", n, age)
+			case (n >= 100 || age > keep+keep/4) && got != nil:
+				t.Errorf("key %d of age %v is still there", n, age)
+			}
+		}
+	}
+	check(table)
+	table.Close()
+	again, err := pebbledb.OpenKeyTable(db.DB, []byte("xk"), keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(again) // perhaps with filters that are not filled yet
+	if err := again.WaitFilled(); err != nil {
+		t.Fatal(err)
+	}
+	check(again)
+	again.Close()
+}
+
+func TestKeyTable_TheFilterNeverHidesAKey(t *testing.T) {
+	t.Parallel()
+	db := open(t, pebbledb.Config{})
+	table, err := pebbledb.OpenKeyTable(db.DB, []byte("xk"), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	now := time.Unix(1_700_000_000, 0)
+	for n := range 5000 {
+		put(t, db, table, n, now)
+	}
+	for n := range 5000 {
+		if got, err := table.Get(db, hash(n)); err != nil || string(got) != fmt.Sprint(n) {
+			t.Fatalf("key %d: %q, %v", n, got, err)
+		}
+	}
+}
+
+func TestRows_TheLastOfSeveralStands(t *testing.T) {
+	t.Parallel()
+	db := open(t, pebbledb.Config{})
+	var rows pebbledb.Rows
+	id := [16]byte{1}
+	rows.SetID([]byte("x"), &id, []byte("one"))
+	rows.SetID([]byte("x"), &id, []byte("two"))
+	rows.SetID([]byte("y"), &id, []byte("gone"))
+	rows.DeleteID([]byte("y"), &id)
+	batch := db.NewBatch()
+	if err := errors.Join(rows.Into(batch), batch.Commit(nil)); err != nil {
+		t.Fatal(err)
+	}
+	x, err := pebbledb.Lookup(db, append([]byte("x"), id[:]...))
+	y, err2 := pebbledb.Lookup(db, append([]byte("y"), id[:]...))
+	if err != nil || err2 != nil || string(x) != "two" || y != nil {
+		t.Fatalf("got %q, %q, %v, %v", x, y, err, err2)
+	}
+}
+
+func FuzzDecoder(f *testing.F) {
+	f.Add([]byte{1, 2, 3})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Fuzz(func(t *testing.T, record []byte) {
+		// Whatever is on disk, decoding it ends with values or ErrCorrupt.
+		d := pebbledb.Decode(record)
+		for d.More() {
+			_ = d.Byte()
+			_ = d.Uvarint()
+			_ = d.String()
+			_ = d.Time()
+			_ = d.Varint()
+			_ = d.ID()
+		}
+		if err := d.Err(); err != nil && !errors.Is(err, pebbledb.ErrCorrupt) {
+			t.Fatal(err)
+		}
+	})
+}
