@@ -126,3 +126,21 @@ func batchExperiment(ctx context.Context, o options) error {
 	table([]string{"connections, 500 orders a request", "durable accepted orders/s"}, rows)
 	return nil
 }
+
+// spread places total orders in batches, each of one unit of what next says.
+func spread(ctx context.Context, c *client, total int64, next func() string) error {
+	var failure error
+	var buf bytes.Buffer
+	for placed := int64(0); placed < total && failure == nil; placed += 500 {
+		batchBody(&buf, 500, func(int) string { return next() })
+		err := c.do("POST", "/v1/orders/batch", "", buf.Bytes(), func(status int, answer []byte) {
+			if ok := bytes.Count(answer, []byte(`{"status":201`)); ok != 500 {
+				failure = fmt.Errorf("a batch of 500: status %d, %d accepted: %.300s", status, ok, answer)
+			}
+		})
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+	}
+	return failure
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+// paced returns a pause that lets rate requests a second through, however many
+// workers ask. Latency is counted from when a request is sent.
+func paced(rate float64) func(context.Context) error {
+	var sent atomic.Int64
+	begin := time.Now()
+	return func(ctx context.Context) error {
+		due := begin.Add(time.Duration(float64(sent.Add(1)) / rate * float64(time.Second)))
+		wait := time.Until(due)
+		if wait <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// overloadExperiment finds what the server can take, then offers less and much more.
+func overloadExperiment(ctx context.Context, o options) error {
+	s, err := fresh()
+	if err != nil {
+		return err
+	}
+	const crowd = 2048
+	c := newClient(s.url, crowd)
+	if err := c.stock("HOT"); err != nil {
+		return err
+	}
+	capacity, err := c.orders(ctx, connections, o.took, hotOrder, nil)
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	calm := 0.0
+	for _, load := range []float64{0.8, 4} {
+		workers := connections
+		if load > 1 {
+			workers = crowd
+		}
+		got, err := c.orders(ctx, workers, 2*o.took, hotOrder, paced(capacity.rate*load))
+		if err != nil {
+			return err
+		}
+		resident, err := s.residentBytes()
+		if err != nil {
+			return err
+		}
+		p99 := float64(got.latency.ValueAtPercentile(99))
+		if calm == 0 {
+			calm = p99
+		}
+		offered := float64(got.accepted+got.refused) / (2 * o.took.Seconds())
+		rows = append(rows, []string{
+			fmt.Sprintf("%.1f × capacity asked, %.1f × sent", load, offered/capacity.rate), count(got.rate), count(float64(got.refused) / (2 * o.took.Seconds())),
+			ms(got.latency, 50), ms(got.latency, 99), fmt.Sprintf("%.1f", p99/calm), ms(got.refusedLatency, 99), fmt.Sprintf("%.0f", resident/1e6),
+		})
+	}
+	fmt.Printf("Capacity: %s accepted orders/s at %d connections.\n\n", count(capacity.rate), connections)
+	table([]string{"load", "accepted/s", "refused/s", "accepted p50 ms", "accepted p99 ms", "ratio of p99", "refused p99 ms", "resident MB"}, rows)
+	return errors.Join(s.discard())
+}

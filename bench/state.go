@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/penstockhq/penstock/internal/catalogue"
+	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/pebbledb"
+)
+
+// storedExperiment measures the same server empty and full.
+func storedExperiment(ctx context.Context, o options) error {
+	total := int64(o.scale(2_000_000, 20_000))
+	s, err := fresh()
+	if err != nil {
+		return err
+	}
+	c := newClient(s.url, connections)
+	if err := c.stock("HOT"); err != nil {
+		return err
+	}
+	measure := func() (single, batched float64, err error) {
+		got, err := c.orders(ctx, connections, o.took, hotOrder, nil)
+		if err != nil {
+			return 0, 0, err
+		}
+		batched, err = batches(ctx, c, 4, 500, o.took, 0)
+		return got.rate, batched, err
+	}
+	emptySingle, emptyBatched, err := measure()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if _, err := batches(ctx, c, 4, 500, time.Hour, total); err != nil {
+		return err
+	}
+	filled := time.Since(begin)
+	fullSingle, fullBatched, err := measure()
+	if err = errors.Join(err, s.discard()); err != nil {
+		return err
+	}
+	row := func(name string, empty, full float64) []string {
+		return []string{name, count(empty), count(full), fmt.Sprintf("%.2f", full/empty)}
+	}
+	table([]string{"orders/s", "empty store", fmt.Sprintf("%s orders stored", count(float64(total))), "ratio"}, [][]string{
+		row("POST /v1/orders, 256 connections", emptySingle, fullSingle),
+		row("POST /v1/orders/batch, 500 each", emptyBatched, fullBatched),
+	})
+	fmt.Printf("\nFilling took %.0f s.\n", filled.Seconds())
+	return nil
+}
+
+// fillSKUs writes n SKUs with stock straight into a data folder.
+func fillSKUs(ctx context.Context, dir string, n int) error {
+	db, err := pebbledb.Open(pebbledb.Config{Dir: dir})
+	if err != nil {
+		return err
+	}
+	skus, err := cataloguepebble.Open(cataloguepebble.Config{}, db)
+	if err != nil {
+		return err
+	}
+	stock, err := inventorypebble.Open(inventorypebble.Config{}, db)
+	if err != nil {
+		return err
+	}
+	const chunk = 4000
+	for at := 0; at < n && err == nil; at += chunk {
+		var puts []catalogue.Put
+		var cmds []inventory.Command
+		for i := at; i < min(at+chunk, n); i++ {
+			code := sku(i)
+			puts = append(puts, catalogue.Put{SKU: catalogue.SKU{
+				Code: code, Title: "A title of the usual length, number " + code, Amount: 185, Currency: "GBP", Policy: "reserve",
+			}})
+			cmds = append(cmds, &inventory.ReceiveCommand{
+				Place: inventory.Place{SKU: code, Location: inventory.DefaultLocation}, Quantity: 1000, Reference: "po-1",
+			})
+		}
+		if _, err = skus.Put(ctx, puts); err == nil {
+			_, err = stock.Execute(ctx, cmds)
+		}
+	}
+	return errors.Join(err, skus.Stop(ctx), stock.Stop(ctx), db.Close())
+}
+
+func sku(i int) string { return fmt.Sprintf("SKU-%07d", i) }
+
+// memoryExperiment measures a server with many SKUs, then also with many orders.
+func memoryExperiment(ctx context.Context, o options) error {
+	skus, orders := o.scale(1_000_000, 20_000), int64(o.scale(1_000_000, 20_000))
+	dir, err := os.MkdirTemp("", "penstock-bench-")
+	if err != nil {
+		return err
+	}
+	if err := fillSKUs(ctx, dir, skus); err != nil {
+		return err
+	}
+	var rows [][]string
+	measure := func(what string) error {
+		s, err := startServer(dir)
+		if err != nil {
+			return err
+		}
+		resident, err := s.residentBytes()
+		rows = append(rows, []string{what, fmt.Sprintf("%.0f", resident/1e6), fmt.Sprintf("%.2f", s.readyTook.Seconds())})
+		return errors.Join(err, s.stop())
+	}
+	if err := measure(fmt.Sprintf("%s SKUs in stock", count(float64(skus)))); err != nil {
+		return err
+	}
+	s, err := startServer(dir)
+	if err != nil {
+		return err
+	}
+	var next atomic.Int64
+	if err := spread(ctx, newClient(s.url, connections), orders, func() string { return sku(int(next.Add(7919) % int64(skus))) }); err != nil {
+		return err
+	}
+	resident, err := s.residentBytes()
+	rows = append(rows, []string{fmt.Sprintf("the same, right after taking %s orders", count(float64(orders))), fmt.Sprintf("%.0f", resident/1e6), ""})
+	if err = errors.Join(err, s.stop()); err != nil {
+		return err
+	}
+	if err := measure(fmt.Sprintf("%s SKUs and %s orders, all of them open", count(float64(skus)), count(float64(orders)))); err != nil {
+		return err
+	}
+	table([]string{"data folder", "resident MB", "start-up s"}, rows)
+	return os.RemoveAll(dir)
+}
