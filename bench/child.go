@@ -73,7 +73,27 @@ func startServer(dir string, flags ...string) (*server, error) {
 	if dir != "" {
 		args = append([]string{childCommand, "serve", "--data", dir, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"}, flags...)
 	}
-	s := &server{cmd: exec.Command(self, args...), dir: dir}
+	return startCommand(dir, exec.Command(self, args...))
+}
+
+// startOnOneCore is startServer with penstock confined to one core, so that the load
+// generator has the other to itself. Without taskset it is not confined.
+func startOnOneCore(dir string) (s *server, confined bool, err error) {
+	taskset, err := exec.LookPath("taskset")
+	if err != nil {
+		s, err = startServer(dir)
+		return s, false, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, false, err
+	}
+	s, err = startCommand(dir, exec.Command(taskset, "-c", "0", self, childCommand, "serve", "--data", dir, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"))
+	return s, true, err
+}
+
+func startCommand(dir string, cmd *exec.Cmd) (*server, error) {
+	s := &server{cmd: cmd, dir: dir}
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -43,6 +46,10 @@ func storedExperiment(ctx context.Context, o options) error {
 		return err
 	}
 	filled := time.Since(begin)
+	settled, err := s.settle(ctx)
+	if err != nil {
+		return err
+	}
 	fullSingle, fullBatched, err := measure()
 	if err = errors.Join(err, s.discard()); err != nil {
 		return err
@@ -54,8 +61,29 @@ func storedExperiment(ctx context.Context, o options) error {
 		row("POST /v1/orders, 256 connections", emptySingle, fullSingle),
 		row("POST /v1/orders/batch, 500 each", emptyBatched, fullBatched),
 	})
-	fmt.Printf("\nFilling took %.0f s.\n", filled.Seconds())
+	fmt.Printf("\nFilling took %.0f s, at %s orders/s; then %.0f s until compaction had caught up.\n",
+		filled.Seconds(), count(float64(total)/filled.Seconds()), settled.Seconds())
 	return nil
+}
+
+// settle waits until no compaction has run for a second.
+func (s *server) settle(ctx context.Context) (time.Duration, error) {
+	begin, quiet := time.Now(), 0
+	for quiet < 10 {
+		res, err := http.Get(s.ops + "/metrics")
+		if err != nil {
+			return 0, err
+		}
+		body, err := io.ReadAll(res.Body)
+		if err = errors.Join(err, res.Body.Close(), ctx.Err()); err != nil {
+			return 0, err
+		}
+		if quiet++; !bytes.Contains(body, []byte("\npenstock_storage_compactions_running 0\n")) {
+			quiet = 0
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return time.Since(begin), nil
 }
 
 // fillSKUs writes n SKUs with stock straight into a data folder.

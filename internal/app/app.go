@@ -181,7 +181,7 @@ func (a *App) Ready() error {
 			return fmt.Errorf("%s failed: %w", name, err)
 		}
 	}
-	return a.db.CheckSpace(a.cfg.Now()) //nolint:wrapcheck // a fault
+	return a.db.CheckSpace(a.cfg.Now())
 }
 
 // server is an http.Server with its listener.
@@ -200,8 +200,8 @@ func (s *server) addr() string {
 
 // listen binds the address; nothing is served yet, so a taken port shows before any
 // data is touched.
-func listen(what, address string, maxConnections int) (*server, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+func listen(ctx context.Context, what, address string, maxConnections int) (*server, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s for %s: %w; is another process using it? name another with the flag", address, what, err)
 	}

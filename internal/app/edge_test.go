@@ -119,10 +119,10 @@ func TestEdge_RequestIDsComeBackAndStrangeOnesAreReplaced(t *testing.T) {
 	r := start(t, vfs.NewMem(), nil)
 	for given, keeps := range map[string]bool{"abc-1": true, "": false, "has space": false, strings.Repeat("x", 65): false} {
 		req := httptest.NewRequest(http.MethodGet, "/v1/orders", nil)
-		req.Header.Set("X-Request-Id", given)
+		req.Header.Set("X-Request-ID", given)
 		res := httptest.NewRecorder()
 		r.gateway.ServeHTTP(res, req)
-		if got := res.Header().Get("X-Request-Id"); got == "" || (got == given) != keeps {
+		if got := res.Header().Get("X-Request-ID"); got == "" || (got == given) != keeps {
 			t.Errorf("given %q, got %q", given, got)
 		}
 	}
@@ -289,7 +289,7 @@ func (r *run) stream(last string) func() (id, kind string) {
 		r.t.Fatal(err)
 	}
 	if last != "" {
-		req.Header.Set("Last-Event-Id", last)
+		req.Header.Set("Last-Event-ID", last)
 	}
 	res, err := r.http.Do(req)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,7 +60,7 @@ func (r *run) hammer(customers, n int) *acknowledged {
 // failure checks that a failed request was told to come back.
 func (r *run) failure(told *acknowledged, err error) {
 	p, ok := errors.AsType[*oas.ProblemStatusCodeWithHeaders](err)
-	if !ok || p.StatusCode != 503 || !p.RetryAfter.Set {
+	if !ok || p.StatusCode != http.StatusServiceUnavailable || !p.RetryAfter.Set {
 		r.t.Errorf("a failed request was answered %v", err)
 	}
 	told.mu.Lock()

@@ -65,5 +65,5 @@ func (p *gcPacer) percent() int {
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)
 	live := max(sample[0].Value.Uint64(), 1<<20)
-	return int(min(max(p.headroom*100/live, minGCPercent), maxGCPercent)) //nolint:gosec // clamped
+	return int(min(max(p.headroom*100/live, minGCPercent), maxGCPercent))
 }

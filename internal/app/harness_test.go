@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -200,9 +201,7 @@ func (r *run) get(method, path string, header http.Header, body string) (int, st
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, header)
 	res, err := r.http.Do(req)
 	if err != nil {
 		r.t.Fatal(err)

@@ -55,12 +55,12 @@ func (a *App) graph() []step {
 	}
 }
 
-func (a *App) bind(context.Context) (func(context.Context) error, error) {
+func (a *App) bind(ctx context.Context) (func(context.Context) error, error) {
 	var err error
-	if a.http, err = listen("the API (--http)", a.cfg.HTTP, a.cfg.MaxConnections); err != nil {
+	if a.http, err = listen(ctx, "the API (--http)", a.cfg.HTTP, a.cfg.MaxConnections); err != nil {
 		return nil, err
 	}
-	if a.ops, err = listen("operations (--ops)", a.cfg.Ops, 64); err != nil {
+	if a.ops, err = listen(ctx, "operations (--ops)", a.cfg.Ops, 64); err != nil {
 		_ = a.http.listener.Close() // the other error is the one to tell
 		return nil, err
 	}
@@ -85,24 +85,24 @@ func (a *App) openData(context.Context) (func(context.Context) error, error) {
 		Dir: a.cfg.Dir, FS: a.cfg.FS, CacheBytes: a.cfg.CacheBytes, MinFreeBytes: a.cfg.MinFreeBytes, Logger: a.cfg.Logger,
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return func(context.Context) error { return a.db.Close() }, nil
 }
 
 // openStores opens the three stores side by side: each reads what it keeps in memory.
-func (a *App) openStores(context.Context) (func(context.Context) error, error) {
+func (a *App) openStores(ctx context.Context) (func(context.Context) error, error) {
 	stop := func(ctx context.Context) error {
 		var stops errgroup.Group
 		for _, s := range a.stores() {
 			stops.Go(func() error { return s.Stop(ctx) })
 		}
-		return stops.Wait() //nolint:wrapcheck // says all there is
+		return stops.Wait()
 	}
 	var open errgroup.Group
 	open.Go(func() (err error) {
 		a.catalogue, err = cataloguepebble.Open(cataloguepebble.Config{Batch: a.batch("catalogue", nil), Now: a.cfg.Now}, a.db)
-		return err //nolint:wrapcheck // says all there is
+		return err
 	})
 	feed := func() {
 		if f := a.services.feed; f != nil {
@@ -117,19 +117,19 @@ func (a *App) openStores(context.Context) (func(context.Context) error, error) {
 		a.inventory, err = inventorypebble.Open(inventorypebble.Config{
 			KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed), Now: a.cfg.Now,
 		}, a.db)
-		return err //nolint:wrapcheck // says all there is
+		return err
 	})
 	open.Go(func() (err error) {
 		a.orders, err = orderpebble.Open(orderpebble.Config{
 			KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed), Now: a.cfg.Now,
 		}, a.db)
-		return err //nolint:wrapcheck // says all there is
+		return err
 	})
 	if err := open.Wait(); err != nil {
-		_ = stop(context.Background()) //nolint:contextcheck // nothing is queued yet; the other error is the one to tell
-		return nil, err                //nolint:wrapcheck // says all there is
+		_ = stop(context.WithoutCancel(ctx)) // nothing is queued yet; the other error is the one to tell
+		return nil, err
 	}
-	watching, cancel := context.WithCancel(context.Background()) //nolint:contextcheck,gosec // ends with the stores
+	watching, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // ends with the stores
 	var watch errgroup.Group
 	for name, s := range a.stores() {
 		watch.Go(func() error {
@@ -197,6 +197,8 @@ func (a *App) registerGauges() {
 		func() float64 { return float64(a.inventory.Active()) })
 	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
 		func() float64 { return float64(a.db.Metrics().DiskSpaceUsage()) })
+	telemetry.Gauge(a.registry, "penstock_storage_compactions_running", "Compactions in progress; they take up to one core.", nil,
+		func() float64 { return float64(a.db.Metrics().Compact.NumInProgress) })
 	telemetry.Gauge(a.registry, "penstock_storage_read_amplification", "Places that a read may have to look at; it grows when compaction falls behind.", nil,
 		func() float64 { return float64(a.db.Metrics().ReadAmp()) })
 }
@@ -239,7 +241,7 @@ func (a *App) verify(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(report) // the client is gone if this fails
+	_ = json.NewEncoder(w).Encode(report) //nolint:errchkjson // the client is gone if this fails
 }
 
 func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
@@ -254,7 +256,7 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 		log:                 a.cfg.Logger,
 	}, a.services.feed)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	telemetry.Gauge(a.registry, "penstock_http_in_flight", "Requests that are being handled.", nil,
 		func() float64 { return float64(a.gateway.InFlight()) })

@@ -46,7 +46,7 @@ type eventOperations struct{ feed *event.Feed }
 func (e eventOperations) ListEvents(ctx context.Context, params oas.ListEventsParams) (*oas.EventPage, error) {
 	events, next, err := e.feed.Read(ctx, params.After.Value, params.Limit.Value)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	page := &oas.EventPage{Events: make([]oas.CloudEvent, len(events)), Next: next}
 	for i, ev := range events {
@@ -101,17 +101,17 @@ func (p prices) Price(sku string) (order.Money, bool) {
 type lateOrders struct{ app *App }
 
 func (l lateOrders) Events(ctx context.Context, after uint64, limit int) ([]order.Event, error) {
-	return l.app.orders.Events(ctx, after, limit) //nolint:wrapcheck // passed through
+	return l.app.orders.Events(ctx, after, limit)
 }
 
 func (l lateOrders) Order(ctx context.Context, id string) (order.Order, error) {
-	return l.app.orders.Order(ctx, id) //nolint:wrapcheck // passed through
+	return l.app.orders.Order(ctx, id)
 }
 
 type lateInventory struct{ app *App }
 
 func (l lateInventory) Crossings(ctx context.Context, after uint64, limit int) ([]inventory.Crossing, error) {
-	return l.app.inventory.Crossings(ctx, after, limit) //nolint:wrapcheck // passed through
+	return l.app.inventory.Crossings(ctx, after, limit)
 }
 
 // stock shows the inventory to the orders.
@@ -125,7 +125,7 @@ func (s stock) Hold(ctx context.Context, holds []orderservice.Hold) ([]orderserv
 	}
 	outcomes, err := s.inventory.Reserve(ctx, cmds)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	held := make([]orderservice.Held, len(outcomes))
 	for i := range outcomes {
@@ -140,7 +140,7 @@ func (s stock) HoldAgain(ctx context.Context, hold orderservice.Hold) (orderserv
 	cmd.Memory.Key = "order:" + hold.Key
 	outcomes, err := s.inventory.ReserveAgain(ctx, []*inventory.ReserveCommand{cmd})
 	if err != nil {
-		return orderservice.Held{}, err //nolint:wrapcheck // says all there is
+		return orderservice.Held{}, err
 	}
 	return toHeld(&outcomes[0]), nil
 }
@@ -203,7 +203,7 @@ func ended(out *inventory.Outcome, err error) (orderservice.HoldState, error) {
 func (s stock) Closings(ctx context.Context, after uint64, limit int) ([]orderservice.Closing, uint64, error) {
 	entries, err := s.inventory.Ledger(ctx, after, limit)
 	if err != nil {
-		return nil, after, err //nolint:wrapcheck // says all there is
+		return nil, after, err
 	}
 	var closings []orderservice.Closing
 	last := after

@@ -50,7 +50,7 @@ func (c *demoCmd) Run(ctx context.Context, out streams) (err error) {
 		Dir: dir, HTTP: "127.0.0.1:0", Ops: "127.0.0.1:0", Logger: telemetry.NewLogger(out.err, slog.LevelWarn),
 	})
 	if err := server.Start(ctx); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -80,7 +80,7 @@ func (c *demoCmd) Run(ctx context.Context, out streams) (err error) {
 		fmt.Fprintln(out.err)
 	}
 	if err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	return c.print(out.out, result)
 }
@@ -94,7 +94,7 @@ func (c *demoCmd) print(w io.Writer, result *demo.Result) (err error) {
 	if err == nil && !result.OK {
 		err = errReported
 	}
-	return err //nolint:wrapcheck // nothing to add
+	return err
 }
 
 // progress draws one live line on a terminal; elsewhere it writes a line now and then.

@@ -75,7 +75,7 @@ func (c *importCmd) send(ctx context.Context, body io.Reader, media string) (*oa
 	req.Header.Set("Content-Type", media)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what and where
+		return nil, err
 	}
 	raw, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
 	if err = errors.Join(err, res.Body.Close()); err != nil {
@@ -98,7 +98,7 @@ func (c *importCmd) send(ctx context.Context, body io.Reader, media string) (*oa
 func printImport(w io.Writer, file string, r *oas.ImportReport) error {
 	for _, e := range r.Errors {
 		if _, err := fmt.Fprintf(w, "%s:%d: %s%s\n", file, e.Line, prefixed(e.Sku.Value), e.Reason); err != nil {
-			return err //nolint:wrapcheck // nothing to add
+			return err
 		}
 	}
 	if more := r.Failed - int64(len(r.Errors)); more > 0 {
@@ -129,7 +129,7 @@ type progress struct {
 func (p *progress) Read(b []byte) (int, error) {
 	n, err := p.body.Read(b)
 	p.read.Add(int64(n))
-	return n, err //nolint:wrapcheck // a reader passes errors on as they are
+	return n, err
 }
 
 // show draws a bar, if w is a terminal, until the returned function is called.
@@ -171,5 +171,5 @@ func (p *progress) bar() string {
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor fits an int
+	return ok && term.IsTerminal(int(f.Fd()))
 }

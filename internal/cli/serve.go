@@ -22,7 +22,7 @@ type serveCmd struct {
 	InsecureNoAuth bool `help:"Allow addresses other than loopback, though whoever reaches them may do anything: there is no authentication."`
 
 	KeepKeys       time.Duration `help:"How long idempotency keys are remembered." default:"24h"`
-	MaxInFlight    int           `help:"Requests worked on at once; more get 429." default:"1024"`
+	MaxInFlight    int           `help:"Requests worked on at once; more get 429. 0 is 128 for each core." default:"0"`
 	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
 	MaxBatch       int           `help:"Most requests in one commit." default:"4096"`
 	MaxQueue       int           `help:"Requests that may wait for a commit; more get 503." default:"16384"`
@@ -41,7 +41,7 @@ func (c *serveCmd) Validate() error {
 		name      string
 		value, at int64
 	}{
-		{"max-in-flight", int64(c.MaxInFlight), 1}, {"max-connections", int64(c.MaxConnections), 1},
+		{"max-in-flight", int64(c.MaxInFlight), 0}, {"max-connections", int64(c.MaxConnections), 1},
 		{"max-batch", int64(c.MaxBatch), 1}, {"max-queue", int64(c.MaxQueue), 1}, {"cache-mb", c.CacheMB, 1},
 		{"stall-after", int64(c.StallAfter), int64(time.Millisecond)},
 		{"read-timeout", int64(c.ReadTimeout), int64(time.Millisecond)},
@@ -90,7 +90,7 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 		Logger:  telemetry.NewLogger(lines, c.LogLevel),
 	})
 	if err := server.Start(ctx); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	var failure error
 	select {

@@ -26,5 +26,5 @@ func (versionCmd) Run(io streams) error {
 	}
 	_, err := fmt.Fprintf(io.out, "penstock %s (%s%s), data format %d, %s %s/%s\n",
 		version, revision, dirty, pebbledb.Format, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err //nolint:wrapcheck // nothing to add
+	return err
 }

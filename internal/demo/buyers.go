@@ -30,7 +30,7 @@ func (b *books) add(order, key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if other := b.orders[order]; other != nil && other.key != key {
-		b.note("order %s was given to two requests", order)
+		b.notef("order %s was given to two requests", order)
 	}
 	b.orders[order] = &bought{key: key}
 }
@@ -41,18 +41,18 @@ func (b *books) pay(order string) {
 	b.orders[order].paid = true
 }
 
-// note records a broken promise. The caller holds mu.
-func (b *books) note(format string, args ...any) {
+// notef records a broken promise. The caller holds mu.
+func (b *books) notef(format string, args ...any) {
 	const most = 20
 	if len(b.broken) < most {
 		b.broken = append(b.broken, fmt.Sprintf(format, args...))
 	}
 }
 
-func (b *books) breach(format string, args ...any) {
+func (b *books) breachf(format string, args ...any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.note(format, args...)
+	b.notef(format, args...)
 }
 
 // parallel calls do for 0 to n-1 over the sale's connections. The first error ends it.
@@ -92,7 +92,7 @@ func (s *sale) rush(ctx context.Context) error {
 // buyer is one customer: most pay, some send their request twice, some use their key for
 // something else, some walk away, a few change their mind.
 func (s *sale) buyer(ctx context.Context, i int) error {
-	choose := rand.New(rand.NewPCG(s.cfg.Seed, uint64(i))) //nolint:gosec // repeatable, not secret
+	choose := rand.New(rand.NewPCG(s.cfg.Seed, uint64(i)))
 	mood := choose.Float64()
 	leaves := mood < 0.12
 	order := basket(choose, i, leaves)
@@ -134,7 +134,7 @@ func basket(choose *rand.Rand, buyer int, leaves bool) *oas.PlaceOrder {
 	}
 	popular := rand.NewZipf(choose, 1.2, 4, tailSKUs-1)
 	for range 1 + choose.IntN(3) {
-		add(tailSKU(int(popular.Uint64()))) //nolint:gosec // below tailSKUs
+		add(tailSKU(int(popular.Uint64())))
 	}
 	return order
 }
@@ -151,7 +151,7 @@ func (s *sale) place(ctx context.Context, key string, order *oas.PlaceOrder) (*o
 			s.counts.accepted.Add(1)
 			s.books.add(res.Response.ID, key)
 			if res.IdempotentReplayed.Value {
-				s.books.breach("a first request was answered as a repeated one")
+				s.books.breachf("a first request was answered as a repeated one")
 			}
 			return &res.Response, nil
 		case status == http.StatusConflict:
@@ -193,7 +193,7 @@ func (s *sale) repeat(ctx context.Context, key string, order *oas.PlaceOrder, id
 	}
 	s.counts.replayed.Add(1)
 	if res.Response.ID != id || !res.IdempotentReplayed.Value {
-		s.books.breach("order %s was answered with %s when its request was repeated", id, res.Response.ID)
+		s.books.breachf("order %s was answered with %s when its request was repeated", id, res.Response.ID)
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func (s *sale) reuse(ctx context.Context, key string, order *oas.PlaceOrder) err
 	other.CustomerID += "-other"
 	_, err := s.client.PlaceOrder(ctx, &other, oas.PlaceOrderParams{IdempotencyKey: key})
 	if statusOf(err) != http.StatusUnprocessableEntity {
-		s.books.breach("a used key with another body was not refused with 422: %v", err)
+		s.books.breachf("a used key with another body was not refused with 422: %v", err)
 	}
 	s.counts.keyRefused.Add(1)
 	return nil

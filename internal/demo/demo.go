@@ -211,7 +211,7 @@ func (s *sale) stock(ctx context.Context) error {
 		}
 		_, err := s.client.ReceiveStock(ctx, &oas.StockReceipt{Quantity: quantity, Reference: oas.NewOptString("po-1")},
 			oas.ReceiveStockParams{Sku: oas.SKUCode(sku), IdempotencyKey: "po-1-" + sku})
-		return err //nolint:wrapcheck // says all there is
+		return err
 	})
 }
 
@@ -288,7 +288,7 @@ func (r *Result) Print(w io.Writer) error {
 `, r.Buyers, r.Units, tailSKUs, r.Accepted, r.Rate, r.Seconds, r.Refused, r.Replayed, r.KeyRefused, r.Cancelled, r.Expired,
 		r.Resold, r.Paid, r.Oversold, r.Duplicates, r.Lost, r.P50, r.P99, r.P999, r.RefusedP50, r.RefusedP99, r.RefusedP999,
 		verified, verdict)
-	return err //nolint:wrapcheck // nothing to add
+	return err
 }
 
 // latencies is a histogram that many may record into.

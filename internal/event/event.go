@@ -127,7 +127,7 @@ func (f *Feed) Wait(ctx context.Context, atMost time.Duration) error {
 	case <-*f.changed.Load():
 	case <-timer.C:
 	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // the context's own error is the contract
+		return ctx.Err()
 	}
 	return nil
 }
@@ -154,7 +154,7 @@ func (f *Feed) positions(after string) ([]uint64, error) {
 	}
 	fields, err := cursor.Decode("after", after, scope, len(f.logs))
 	if err != nil {
-		return nil, err //nolint:wrapcheck // a fault
+		return nil, err
 	}
 	for i, field := range fields {
 		if positions[i], err = strconv.ParseUint(field, 36, 63); err != nil {

@@ -138,7 +138,7 @@ type Kind struct {
 func Codes() []Code {
 	all := make([]Code, codes)
 	for i := range all {
-		all[i] = Code(i) //nolint:gosec // i < codes, a uint8
+		all[i] = Code(i)
 	}
 	return all
 }

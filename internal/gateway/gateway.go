@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"strings"
@@ -38,7 +39,8 @@ import (
 // Config of a Gateway. The zero value is ready for use.
 type Config struct {
 	// MaxInFlight is how many requests are worked on at once; the next is refused
-	// with 429. Defaults to 1024.
+	// with 429. Defaults to 128 for each core: more would wait longer for the cores
+	// than the work takes.
 	MaxInFlight int
 	// MaxBody is the largest body, in bytes. Defaults to 1 MiB.
 	MaxBody int64
@@ -60,7 +62,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	c.MaxInFlight = cmp.Or(c.MaxInFlight, 1024)
+	c.MaxInFlight = cmp.Or(c.MaxInFlight, 128*runtime.GOMAXPROCS(0))
 	c.MaxBody = cmp.Or(c.MaxBody, 1<<20)
 	c.MaxBatchBody = cmp.Or(c.MaxBatchBody, 32<<20)
 	c.MaxImportBody = cmp.Or(c.MaxImportBody, 1<<30)
@@ -111,7 +113,7 @@ func New(cfg Config, ops Operations, feed *event.Feed) (*Gateway, error) {
 		oas.WithMethodNotAllowed(methodNotAllowed),
 	)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	g.mux.HandleFunc(pathStream, g.stream)
 	g.addPages()
@@ -129,11 +131,11 @@ func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	begin := time.Now()
 	rec := &recorder{ResponseWriter: w}
-	rec.requestID = r.Header.Get("X-Request-Id")
+	rec.requestID = r.Header.Get("X-Request-ID")
 	if !usable(rec.requestID) {
 		rec.requestID = id.New("req_", begin)
 	}
-	w.Header().Set("X-Request-Id", rec.requestID)
+	w.Header().Set("X-Request-ID", rec.requestID)
 	route := routeOf(r.URL.Path)
 	defer func() {
 		if p := recover(); p != nil {
@@ -142,7 +144,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.metrics.observe(route, r.Method, rec.status, time.Since(begin))
 	}()
 	if strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != pathStream {
-		g.serveAPI(rec, r, route) // saves the mux its search: nearly every request comes here
+		// Saves the mux its search: nearly every request comes here.
+		g.serveAPI(rec, r, route) //nolint:contextcheck // the context made on the way only carries labels
 		return
 	}
 	g.mux.ServeHTTP(rec, r)
@@ -210,11 +213,10 @@ func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request, route string)
 func (g *Gateway) serveLabelled(w http.ResponseWriter, r *http.Request, route string) {
 	labelled, ok := g.labels.Load(route)
 	if !ok {
-		//nolint:contextcheck // it only carries the labels, which are the same for every request
 		labelled = pprof.WithLabels(context.Background(), pprof.Labels("service", "gateway", "route", route))
 		g.labels.Store(route, labelled)
 	}
-	pprof.SetGoroutineLabels(labelled.(context.Context)) //nolint:forcetypeassert,contextcheck // stored above
+	pprof.SetGoroutineLabels(labelled.(context.Context)) //nolint:forcetypeassert // stored above
 	g.api.ServeHTTP(w, r)
 }
 
@@ -251,10 +253,10 @@ func (m *moving) Read(p []byte) (int, error) {
 	// Both are refused only by writers that have no deadlines, as in tests.
 	_ = m.conn.SetReadDeadline(deadline)
 	_ = m.conn.SetWriteDeadline(deadline.Add(m.idle))
-	return m.body.Read(p) //nolint:wrapcheck // a reader passes errors on as they are
+	return m.body.Read(p)
 }
 
-func (m *moving) Close() error { return m.body.Close() } //nolint:wrapcheck // passed on
+func (m *moving) Close() error { return m.body.Close() }
 
 // readBody reads the whole body into buf.
 func readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer, limit int64) error {
@@ -288,7 +290,7 @@ func (g *Gateway) decodingFailed(_ context.Context, w http.ResponseWriter, r *ht
 	f := problem.Decoding(err)
 	if f.Code == fault.Internal {
 		g.cfg.Logger.Error("http: request failed", "method", r.Method, "path", r.URL.Path,
-			"request_id", w.Header().Get("X-Request-Id"), "error", err)
+			"request_id", w.Header().Get("X-Request-ID"), "error", err)
 	}
 	problem.Write(w, f)
 }
@@ -317,17 +319,20 @@ func clip(s string) string {
 	return s
 }
 
+// otherRoute stands for every path that is no operation's.
+const otherRoute = "other"
+
 // routeOf names the operation's path without the parts that vary, for metrics and
 // profiles: their number must stay small whatever clients ask for.
 func routeOf(path string) string {
 	parts := strings.SplitN(strings.TrimPrefix(path, "/"), "/", 5)
 	if parts[0] != "v1" || len(parts) < 2 {
-		return "other"
+		return otherRoute
 	}
 	switch parts[1] {
 	case "orders", "stock", "reservations", "skus", "events":
 	default:
-		return "other"
+		return otherRoute
 	}
 	switch {
 	case len(parts) == 2:
@@ -341,7 +346,7 @@ func routeOf(path string) string {
 	case "pay", "cancel", "receipts", "adjustments", "commit", "release", "extend":
 		return "/v1/" + parts[1] + "/{id}/" + parts[3]
 	default:
-		return "other"
+		return otherRoute
 	}
 }
 
@@ -364,7 +369,7 @@ func (r *recorder) Write(p []byte) (int, error) {
 	if r.status == 0 {
 		r.status = http.StatusOK
 	}
-	return r.ResponseWriter.Write(p) //nolint:wrapcheck // a writer passes errors on as they are
+	return r.ResponseWriter.Write(p)
 }
 
 // Unwrap lets http.ResponseController through.

@@ -43,7 +43,7 @@ func (m *metrics) observe(route, method string, status int, d time.Duration) {
 	switch method {
 	case "GET", "POST", "PUT":
 	default:
-		method = "other"
+		method = otherRoute
 	}
 	key := seriesKey{route, method, status}
 	o, ok := m.observer.Load(key)

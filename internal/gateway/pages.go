@@ -66,12 +66,13 @@ func problemIndex(w http.ResponseWriter, r *http.Request) {
 	show(w, r, all)
 }
 
+//nolint:gochecknoglobals // a constant
 var page = template.Must(template.New("problems").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Penstock: problems</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:42rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}</style>
 </head><body>{{range .}}<h1>{{.Title}}</h1><p><code>{{.Type}}</code> · HTTP {{.Status}}</p><p>{{.Explanation}}</p>{{end}}
 <p><a href="/problems/">All problem types</a> · <a href="/docs/">Reference</a></p></body></html>
-`)) //nolint:gochecknoglobals // a constant
+`))
 
 func show(w http.ResponseWriter, r *http.Request, what []explanation) {
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {
@@ -84,5 +85,5 @@ func show(w http.ResponseWriter, r *http.Request, what []explanation) {
 	if len(what) == 1 {
 		body = what[0]
 	}
-	_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+	_ = json.NewEncoder(w).Encode(body) //nolint:errchkjson // the client is gone if this fails
 }

@@ -60,14 +60,14 @@ type streamer struct {
 func (s *streamer) run(r *http.Request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(s.gateway.closing, cancel)()
+	defer context.AfterFunc(s.gateway.closing, cancel)() //nolint:contextcheck // the server's end, too, ends the stream
 	if err := s.send(": penstock\n\n"); err != nil {
 		return err
 	}
 	for {
 		events, next, err := s.gateway.feed.Read(ctx, s.cursor, streamPage)
 		if err != nil {
-			return err //nolint:wrapcheck // says all there is
+			return err
 		}
 		for i := range events {
 			body, err := json.Marshal(events[i].Event)
@@ -91,7 +91,7 @@ func (s *streamer) run(r *http.Request) error {
 			}
 		}
 		if err := s.gateway.feed.Wait(ctx, streamPoll); err != nil {
-			return err //nolint:wrapcheck // the client is gone
+			return err
 		}
 	}
 }

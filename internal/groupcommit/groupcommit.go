@@ -216,7 +216,7 @@ func (b *Batcher[Req, Res]) submit(ctx context.Context, reqs []Req, force bool) 
 		return nil, nil
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err //nolint:wrapcheck // the context's own error is the contract
+		return nil, err
 	}
 	t := &ticket[Req, Res]{
 		reqs: reqs, since: time.Now(), answer: make(chan struct{}, 1),
@@ -229,7 +229,7 @@ func (b *Batcher[Req, Res]) submit(ctx context.Context, reqs []Req, force bool) 
 		return t.res, t.err
 	case <-ctx.Done():
 		b.withdraw(t)
-		return nil, ctx.Err() //nolint:wrapcheck // the context's own error is the contract
+		return nil, ctx.Err()
 	case <-b.stalled.Load().c:
 		b.withdraw(t)
 		return nil, b.stall()
@@ -299,7 +299,7 @@ func (b *Batcher[Req, Res]) Barrier(ctx context.Context) error {
 		case <-b.stalled.Load().c:
 			return b.stall()
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // the context's own error is the contract
+			return ctx.Err()
 		}
 	}
 	return nil
@@ -462,7 +462,7 @@ func wait(c Commit) (err error) {
 			err = fmt.Errorf("panic while waiting for a commit: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return c.Wait() //nolint:wrapcheck // unavailable wraps it
+	return c.Wait()
 }
 
 // fail stops the Batcher for good. Only the finisher calls it.

@@ -369,9 +369,9 @@ func TestStall_WaitersAreToldAndWorkGoesOnAfterwards(t *testing.T) {
 		s := &store{commits: make(chan *commit, 10)}
 		b := start(t, groupcommit.Config{StallAfter: 5 * time.Second, InFlight: 1}, s)
 		begin := time.Now()
-		one, two := submit(t.Context(), b, 1), (<-chan answer)(nil)
+		one := submit(t.Context(), b, 1)
 		c := <-s.commits
-		two = submit(t.Context(), b, 2)
+		two := submit(t.Context(), b, 2)
 		for _, a := range []<-chan answer{one, two} {
 			if got := <-a; !fault.Is(got.err, fault.Timeout) {
 				t.Fatalf("got %v", got)

@@ -25,7 +25,7 @@ const Size = 16
 // New returns a new ID of the kind for something made at t.
 func New(prefix string, t time.Time) string {
 	var u ulid.ULID
-	hi, lo := rand.Uint64(), rand.Uint64() //nolint:gosec // need to be unique, not secret
+	hi, lo := rand.Uint64(), rand.Uint64()
 	for i := range 8 {
 		u[15-i] = byte(lo >> (8 * i))
 	}

@@ -220,7 +220,7 @@ func (b *Book) commit(c *CommitCommand) (Outcome, error) {
 	}
 	want, err := commitQuantities(r, c.Lines)
 	if err != nil {
-		return Outcome{Err: err, Reservation: r.Reservation}, nil
+		return Outcome{Err: err, Reservation: r.Reservation}, nil //nolint:nilerr // a refusal is an outcome
 	}
 	if r.Status == Committed && slices.Equal(want, committedQuantities(r)) {
 		return Outcome{Reservation: r.Reservation, Replayed: true}, nil
@@ -494,7 +494,7 @@ func (b *Book) reservation(id string) (*row, error) {
 
 func (b *Book) remembered(m Memory) (*Remembered, error) {
 	if m.Key == "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // nothing is an answer
 	}
 	if mem := b.Memories[m.Key]; mem != nil {
 		return mem, nil

@@ -84,7 +84,7 @@ func (d *Decoder) Len() int {
 		d.bad, d.b = true, nil
 		return 0
 	}
-	return int(n) //nolint:gosec // bounded by len(d.b)
+	return int(n)
 }
 
 // Bytes reads what AppendString wrote, without copying.

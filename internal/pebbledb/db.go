@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -139,7 +140,7 @@ func makeFolder(fs vfs.FS, dir string) error {
 		}
 	}
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
-		return err //nolint:wrapcheck // the caller does
+		return err
 	}
 	return syncFolder(fs, parent)
 }
@@ -147,7 +148,7 @@ func makeFolder(fs vfs.FS, dir string) error {
 func syncFolder(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)
 	if err != nil {
-		return err //nolint:wrapcheck // the caller does
+		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
@@ -163,8 +164,8 @@ func options(cfg Config, fatal *atomic.Bool) *pebble.Options {
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       16,
 		L0StopWritesThreshold:       40,
-		LBaseMaxBytes:               128 << 20,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		LBaseMaxBytes:               1 << 30,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/4) },
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				cfg.Logger.Error("storage: background work failed; it is tried again", "error", err)
@@ -189,7 +190,7 @@ func options(cfg Config, fatal *atomic.Bool) *pebble.Options {
 func (db *DB) Close() error {
 	defer db.cache.Unref()
 	if db.fatal.Load() {
-		return db.lock.Close() //nolint:wrapcheck // nothing to add
+		return db.lock.Close()
 	}
 	if err := errors.Join(db.DB.Close(), db.lock.Close()); err != nil {
 		return fmt.Errorf("close data folder %s: %w", db.cfg.Dir, err)
@@ -233,7 +234,7 @@ func (db *DB) CheckSpace(now time.Time) error {
 	if now.UnixNano()-last >= int64(time.Second) && db.freeAt.CompareAndSwap(last, now.UnixNano()) {
 		usage, err := db.cfg.FS.GetDiskUsage(db.cfg.Dir)
 		if err == nil {
-			db.full.Store(usage.AvailBytes < uint64(db.cfg.MinFreeBytes)) //nolint:gosec // checked above
+			db.full.Store(usage.AvailBytes < uint64(db.cfg.MinFreeBytes))
 		}
 	}
 	if db.full.Load() {
@@ -314,7 +315,7 @@ func refuseForeign(cfg Config) error {
 func writeFormat(cfg Config) error {
 	path := filepath.Join(cfg.Dir, formatFile)
 	if f, err := cfg.FS.Open(path); err == nil {
-		return f.Close() //nolint:wrapcheck // closing a file that was only opened to see that it is there
+		return f.Close()
 	}
 	raw, err := json.Marshal(folderFormat{Format})
 	if err != nil {

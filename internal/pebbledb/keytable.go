@@ -235,7 +235,7 @@ func (t *KeyTable) buckets(r pebble.Reader) ([]uint32, error) {
 }
 
 func (t *KeyTable) bucket(at time.Time) uint32 {
-	return uint32(at.UnixMilli() / t.span.Milliseconds()) //nolint:gosec // spans are minutes
+	return uint32(at.UnixMilli() / t.span.Milliseconds())
 }
 
 func (t *KeyTable) bucketPrefix(bucket uint32) []byte {

@@ -58,7 +58,7 @@ func (l *Log) Append(b *pebble.Batch, entries [][]byte) (first uint64, err error
 		for _, e := range entries[:n] {
 			size += len(e) + binary.MaxVarintLen32
 		}
-		value := binary.AppendUvarint(make([]byte, 0, size), uint64(n)) //nolint:gosec // n > 0
+		value := binary.AppendUvarint(make([]byte, 0, size), uint64(n))
 		for _, e := range entries[:n] {
 			value = binary.AppendUvarint(value, uint64(len(e)))
 			value = append(value, e...)
@@ -66,7 +66,7 @@ func (l *Log) Append(b *pebble.Batch, entries [][]byte) (first uint64, err error
 		if err := b.Set(l.key(next), value, nil); err != nil {
 			return 0, fmt.Errorf("append to log %q: %w", l.prefix, err)
 		}
-		next += uint64(n) //nolint:gosec // n > 0
+		next += uint64(n)
 		entries = entries[n:]
 	}
 	return first, nil

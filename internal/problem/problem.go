@@ -104,6 +104,6 @@ func cause(err error) string {
 	return decoderNoise.ReplaceAllString(err.Error(), "")
 }
 
-var decoderNoise = regexp.MustCompile(`(decode \w+: |callback: |^decode application/json: )`) //nolint:gochecknoglobals // a constant
+var decoderNoise = regexp.MustCompile(`(decode \w+: |callback: |^decode application/json: )`)
 
 func seconds(d time.Duration) int { return max(int(math.Ceil(d.Seconds())), 1) }

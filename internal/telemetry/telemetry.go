@@ -48,7 +48,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	case w.closed:
 		w.mu.Unlock()
 		_, err := w.to.Write(p)
-		return len(p), err //nolint:wrapcheck // a writer passes errors on as they are
+		return len(p), err
 	case w.pending.Len()+len(p) > maxPending:
 		w.dropped++
 	default:

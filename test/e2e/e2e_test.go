@@ -22,7 +22,7 @@ import (
 	"github.com/penstockhq/penstock/api/gen/oas"
 )
 
-var binary string //nolint:gochecknoglobals // built once for all tests
+var binary string // built once for all tests
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "penstock-e2e-")
@@ -56,10 +56,9 @@ type server struct {
 }
 
 // serve starts the binary on dir and waits until it is ready.
-func serve(t testing.TB, dir string, flags ...string) *server {
+func serve(t testing.TB, dir string) *server {
 	t.Helper()
-	args := append([]string{"serve", "--data", dir, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"}, flags...)
-	s := &server{t: t, cmd: exec.Command(binary, args...), log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	s := &server{t: t, cmd: exec.Command(binary, "serve", "--data", dir, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"), log: &bytes.Buffer{}, ended: make(chan error, 1)}
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +70,9 @@ func serve(t testing.TB, dir string, flags ...string) *server {
 	for lines.Scan() {
 		fmt.Fprintln(s.log, lines.Text())
 		var line struct {
-			Msg, HTTP, Ops string
+			Msg  string `json:"msg"`
+			HTTP string `json:"http"`
+			Ops  string `json:"ops"`
 		}
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "penstock is ready" {
 			s.url, s.ops = "http://"+line.HTTP, "http://"+line.Ops

@@ -26,7 +26,7 @@ type retailLine struct {
 func (l retailLine) taken() bool { return strings.HasPrefix(l.invoice, "C") }
 
 // services are codes without goods.
-var services = []string{"POST", "DOT", "C2", "D", "M", "S", "AMAZONFEE", "BANK_CHARGES"} //nolint:gochecknoglobals // a constant
+var services = []string{"POST", "DOT", "C2", "D", "M", "S", "AMAZONFEE", "BANK_CHARGES"}
 
 func readRetail(t *testing.T) []retailLine {
 	t.Helper()
@@ -34,7 +34,7 @@ func readRetail(t *testing.T) []retailLine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	records, err := csv.NewReader(f).ReadAll()
 	if err != nil {
 		t.Fatal(err)

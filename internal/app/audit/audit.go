@@ -100,7 +100,7 @@ type auditor struct {
 	newest       time.Time // when the newest order was placed
 }
 
-func (a *auditor) problem(format string, args ...any) {
+func (a *auditor) problemf(format string, args ...any) {
 	a.report.Total++
 	if len(a.report.Problems) < maxProblems {
 		a.report.Problems = append(a.report.Problems, fmt.Sprintf(format, args...))
@@ -121,7 +121,7 @@ func (a *auditor) replayLedger() error {
 	err = a.inventory.Ledger(func(e inventory.Entry) error {
 		a.report.Checked.Ledger++
 		if e.Seq != next {
-			a.problem("ledger: entry %d follows entry %d", e.Seq, next-1)
+			a.problemf("ledger: entry %d follows entry %d", e.Seq, next-1)
 		}
 		next = e.Seq + 1
 		a.enter(&e)
@@ -131,7 +131,7 @@ func (a *auditor) replayLedger() error {
 		return fmt.Errorf("read ledger: %w", err)
 	}
 	for _, c := range a.crossings {
-		a.problem("stock events: %s at %s, version %d, is told but not in the ledger", c.Level.SKU, c.Level.Location, c.Level.Version)
+		a.problemf("stock events: %s at %s, version %d, is told but not in the ledger", c.Level.SKU, c.Level.Location, c.Level.Version)
 	}
 	return nil
 }
@@ -154,7 +154,7 @@ func (a *auditor) enter(e *inventory.Entry) {
 	after := level.Available()
 	if e.Kind == inventory.EntryReserved && e.Policy == inventory.Reserve && after < 0 {
 		a.report.Oversold += min(-after, e.Quantity)
-		a.problem("oversold: ledger entry %d holds %d of %s at %s where %d were available", e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, before)
+		a.problemf("oversold: ledger entry %d holds %d of %s at %s where %d were available", e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, before)
 	}
 	if (before > 0) != (after > 0) {
 		a.expectCrossing(e, level)
@@ -163,7 +163,7 @@ func (a *auditor) enter(e *inventory.Entry) {
 
 func (a *auditor) expectCrossing(e *inventory.Entry, level *inventory.Level) {
 	if len(a.crossings) == 0 || a.crossings[0].Level != *level || a.crossings[0].Depleted != (level.Available() <= 0) {
-		a.problem("stock events: %s at %s crossed zero in ledger entry %d, and no event tells so in its place",
+		a.problemf("stock events: %s at %s crossed zero in ledger entry %d, and no event tells so in its place",
 			level.SKU, level.Location, e.Seq)
 		return
 	}
@@ -187,7 +187,7 @@ func (a *auditor) enterReservation(e *inventory.Entry) {
 		h.committed += e.Quantity
 	case inventory.EntryReleased, inventory.EntryExpired:
 	default:
-		a.problem("ledger: entry %d books stock in the name of reservation %s", e.Seq, e.ReservationID)
+		a.problemf("ledger: entry %d books stock in the name of reservation %s", e.Seq, e.ReservationID)
 	}
 	h.open -= e.Quantity
 	h.closedAt, h.kind = e.Seq, e.Kind
@@ -201,7 +201,7 @@ func (a *auditor) compareLevels() error {
 			want = &inventory.Level{Place: l.Place}
 		}
 		if l != *want {
-			a.problem("stock: %s at %s has %d on hand and %d reserved (version %d); the ledger gives %d and %d (version %d)",
+			a.problemf("stock: %s at %s has %d on hand and %d reserved (version %d); the ledger gives %d and %d (version %d)",
 				l.SKU, l.Location, l.OnHand, l.Reserved, l.Version, want.OnHand, want.Reserved, want.Version)
 		}
 		delete(a.levels, l.Place)
@@ -211,7 +211,7 @@ func (a *auditor) compareLevels() error {
 		return fmt.Errorf("read stock: %w", err)
 	}
 	for p := range a.levels {
-		a.problem("stock: %s at %s is in the ledger but has no level", p.SKU, p.Location)
+		a.problemf("stock: %s at %s is in the ledger but has no level", p.SKU, p.Location)
 	}
 	return nil
 }
@@ -221,11 +221,11 @@ func (a *auditor) compareReservations() error {
 		a.report.Checked.Reservations++
 		h := a.reservations[r.ID]
 		if h == nil {
-			a.problem("reservation %s is not in the ledger", r.ID)
+			a.problemf("reservation %s is not in the ledger", r.ID)
 			return a.ctx.Err()
 		}
 		if h.status != 0 {
-			a.problem("reservation %s is stored twice", r.ID)
+			a.problemf("reservation %s is stored twice", r.ID)
 		}
 		h.status = r.Status
 		var quantity, committed int64
@@ -239,7 +239,7 @@ func (a *auditor) compareReservations() error {
 			wantOpen = quantity
 		}
 		if h.open != wantOpen || h.committed != committed || h.orderID != r.OrderID {
-			a.problem("reservation %s (%s) holds %d and sold %d units for %q; the ledger gives %d and %d for %q",
+			a.problemf("reservation %s (%s) holds %d and sold %d units for %q; the ledger gives %d and %d for %q",
 				r.ID, r.Status, wantOpen, committed, r.OrderID, h.open, h.committed, h.orderID)
 		}
 		return a.ctx.Err()
@@ -249,7 +249,7 @@ func (a *auditor) compareReservations() error {
 	}
 	for id, h := range a.reservations {
 		if h.status == 0 {
-			a.problem("reservation %s is in the ledger but not stored", id)
+			a.problemf("reservation %s is in the ledger but not stored", id)
 		}
 	}
 	return nil

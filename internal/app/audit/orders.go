@@ -19,7 +19,7 @@ func (a *auditor) readEvents() error {
 			a.placed[e.OrderID] = s
 		}
 		if e.Version != s.version+1 || !follows(s.status, e.Status) {
-			a.problem("events: order %s goes from %s (version %d) to %s (version %d) in event %d",
+			a.problemf("events: order %s goes from %s (version %d) to %s (version %d) in event %d",
 				e.OrderID, s.status, s.version, e.Status, e.Version, e.Seq)
 		}
 		s.version, s.status = e.Version, e.Status
@@ -46,7 +46,7 @@ func (a *auditor) compareOrders() error {
 		a.report.Checked.Orders++
 		s := a.placed[o.ID]
 		if s == nil {
-			a.problem("order %s has no events", o.ID)
+			a.problemf("order %s has no events", o.ID)
 			s = &seen{version: o.Version, status: o.Status}
 			a.placed[o.ID] = s
 		}
@@ -55,10 +55,10 @@ func (a *auditor) compareOrders() error {
 			a.newest = o.CreatedAt
 		}
 		if s.version != o.Version || s.status != o.Status {
-			a.problem("order %s is %s (version %d); its events end with %s (version %d)", o.ID, o.Status, o.Version, s.status, s.version)
+			a.problemf("order %s is %s (version %d); its events end with %s (version %d)", o.ID, o.Status, o.Version, s.status, s.version)
 		}
 		if total, err := order.Total(o.Lines); err != nil || total != o.Total.Amount {
-			a.problem("order %s has a total of %d; its lines give %d", o.ID, o.Total.Amount, total)
+			a.problemf("order %s has a total of %d; its lines give %d", o.ID, o.Total.Amount, total)
 		}
 		a.compareStock(o)
 		return a.ctx.Err()
@@ -81,7 +81,7 @@ var wanted = map[order.Status]inventory.Status{
 func (a *auditor) compareStock(o *order.Order) {
 	h := a.reservations[o.ReservationID]
 	if h == nil || h.status == 0 {
-		a.problem("order %s (%s): its reservation %s does not exist", o.ID, o.Status, o.ReservationID)
+		a.problemf("order %s (%s): its reservation %s does not exist", o.ID, o.Status, o.ReservationID)
 		return
 	}
 	units := int64(0)
@@ -89,10 +89,10 @@ func (a *auditor) compareStock(o *order.Order) {
 		units += l.Quantity
 	}
 	if h.orderID != o.ID || h.quantity != units {
-		a.problem("order %s has %d units; its reservation %s holds %d for %q", o.ID, units, o.ReservationID, h.quantity, h.orderID)
+		a.problemf("order %s has %d units; its reservation %s holds %d for %q", o.ID, units, o.ReservationID, h.quantity, h.orderID)
 	}
 	if o.Status == order.Paid && h.committed != units {
-		a.problem("order %s is paid for %d units; %d are sold", o.ID, units, h.committed)
+		a.problemf("order %s is paid for %d units; %d are sold", o.ID, units, h.committed)
 	}
 	if h.status == wanted[o.Status] {
 		return
@@ -101,7 +101,7 @@ func (a *auditor) compareStock(o *order.Order) {
 		a.report.InFlight++
 		return
 	}
-	a.problem("order %s is %s, its reservation %s is %s", o.ID, o.Status, o.ReservationID, h.status)
+	a.problemf("order %s is %s, its reservation %s is %s", o.ID, o.Status, o.ReservationID, h.status)
 }
 
 // compareKeys checks that each key stands for the one order that was placed with it.
@@ -111,11 +111,11 @@ func (a *auditor) compareKeys() error {
 	err := a.orders.Keys(func(hash order.KeyHash, k order.Key) error {
 		a.report.Checked.Keys++
 		if other := keys[hash]; other != "" {
-			a.problem("keys: %x stands for order %s and for order %s", hash, other, k.OrderID)
+			a.problemf("keys: %x stands for order %s and for order %s", hash, other, k.OrderID)
 		}
 		keys[hash] = k.OrderID
 		if s := a.placed[k.OrderID]; s == nil || !s.row {
-			a.problem("keys: %x stands for order %s, which does not exist", hash, k.OrderID)
+			a.problemf("keys: %x stands for order %s, which does not exist", hash, k.OrderID)
 		}
 		if first == "" || k.OrderID < first {
 			first = k.OrderID
@@ -148,9 +148,9 @@ func (a *auditor) compareKeysOfOrders(keys map[order.KeyHash]string, first strin
 			forgotten = true
 		case o.CreatedAt.Before(certain):
 		case mine != "":
-			a.problem("keys: order %s and order %s were placed with the same key", mine, o.ID)
+			a.problemf("keys: order %s and order %s were placed with the same key", mine, o.ID)
 		default:
-			a.problem("keys: order %s has no key", o.ID)
+			a.problemf("keys: order %s has no key", o.ID)
 		}
 		return a.ctx.Err()
 	})
@@ -171,16 +171,16 @@ func (a *auditor) compareLists() error {
 		s := a.placed[text]
 		switch {
 		case s == nil || !s.row:
-			a.problem("lists: order %s is listed but does not exist", text)
+			a.problemf("lists: order %s is listed but does not exist", text)
 		case byStatus && s.status != status:
-			a.problem("lists: order %s is listed as %s but is %s", text, status, s.status)
+			a.problemf("lists: order %s is listed as %s but is %s", text, status, s.status)
 		case !byStatus:
 			o, err := a.orders.Order(text)
 			if err != nil {
-				return err //nolint:wrapcheck // says all there is
+				return err
 			}
 			if o == nil || o.CustomerID != customer {
-				a.problem("lists: order %s is listed under customer %q and belongs to another", text, customer)
+				a.problemf("lists: order %s is listed under customer %q and belongs to another", text, customer)
 			}
 		}
 		return a.ctx.Err()
@@ -190,7 +190,7 @@ func (a *auditor) compareLists() error {
 	}
 	for byStatus, name := range map[bool]string{true: "status", false: "customer"} {
 		if counts[byStatus] != a.report.Checked.Orders {
-			a.problem("lists: %d orders are listed by %s, %d are stored", counts[byStatus], name, a.report.Checked.Orders)
+			a.problemf("lists: %d orders are listed by %s, %d are stored", counts[byStatus], name, a.report.Checked.Orders)
 		}
 	}
 	return nil
@@ -200,7 +200,7 @@ func (a *auditor) compareLists() error {
 func (a *auditor) missingOrders() error {
 	for text, s := range a.placed {
 		if !s.row {
-			a.problem("order %s has events but is not stored", text)
+			a.problemf("order %s has events but is not stored", text)
 		}
 	}
 	sold := map[string]string{}
@@ -209,15 +209,15 @@ func (a *auditor) missingOrders() error {
 			continue
 		}
 		if first := sold[h.orderID]; first != "" {
-			a.problem("order %s is sold twice, by reservations %s and %s", h.orderID, first, reservation)
+			a.problemf("order %s is sold twice, by reservations %s and %s", h.orderID, first, reservation)
 		}
 		sold[h.orderID] = reservation
 		s := a.placed[h.orderID]
 		switch {
 		case s == nil || !s.row:
-			a.problem("reservation %s was sold for order %s, which is not stored", reservation, h.orderID)
+			a.problemf("reservation %s was sold for order %s, which is not stored", reservation, h.orderID)
 		case s.status != order.Paid && h.closedAt <= a.followed:
-			a.problem("reservation %s was sold for order %s, which is %s", reservation, h.orderID, s.status)
+			a.problemf("reservation %s was sold for order %s, which is %s", reservation, h.orderID, s.status)
 		}
 	}
 	return a.ctx.Err()

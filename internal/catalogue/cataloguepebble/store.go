@@ -81,7 +81,7 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 
 // Stop finishes what is queued and ends the store's goroutines.
 func (s *Store) Stop(ctx context.Context) error {
-	return s.batcher.Stop(ctx) //nolint:wrapcheck // says all there is
+	return s.batcher.Stop(ctx)
 }
 
 // Failed is closed when a write failed and the store has stopped for good.
@@ -99,10 +99,10 @@ func (s *Store) Offer(code string) (Offer, bool) { return s.offers.Load(code) }
 // Put carries out wishes; see catalogueservice.Store.
 func (s *Store) Put(ctx context.Context, puts []catalogue.Put) ([]catalogueservice.PutResult, error) {
 	if err := s.db.CheckSpace(s.cfg.Now()); err != nil {
-		return nil, err //nolint:wrapcheck // a fault
+		return nil, err
 	}
 	// The wishes are queued, so the caller's slice must not change under them.
-	return s.batcher.SubmitAll(ctx, slices.Clone(puts)) //nolint:wrapcheck // a fault
+	return s.batcher.SubmitAll(ctx, slices.Clone(puts))
 }
 
 // Get returns one SKU; see catalogueservice.Store.
@@ -111,7 +111,7 @@ func (s *Store) Get(ctx context.Context, code string) (catalogue.SKU, bool, erro
 	if err != nil || sku == nil {
 		return catalogue.SKU{}, false, err
 	}
-	return *sku, true, s.batcher.Barrier(ctx) //nolint:wrapcheck // a fault
+	return *sku, true, s.batcher.Barrier(ctx)
 }
 
 // List lists SKUs; see catalogueservice.Store.
@@ -132,7 +132,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]ca
 	if err != nil {
 		return nil, err
 	}
-	return found, s.batcher.Barrier(ctx) //nolint:wrapcheck // a fault
+	return found, s.batcher.Barrier(ctx)
 }
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
@@ -158,11 +158,11 @@ func (s *Store) Apply(puts []catalogue.Put, out []catalogueservice.PutResult) (g
 		}
 	}
 	if batch.Empty() {
-		return nil, batch.Close() //nolint:wrapcheck // nothing to add
+		return nil, batch.Close()
 	}
 	commit, err := s.db.Write(batch)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	for code, sku := range changed {
 		s.offers.Store(code, offer(*sku))
@@ -178,7 +178,7 @@ func (s *Store) lookup(code string) (*catalogue.SKU, error) {
 	}
 	record, err := pebbledb.Lookup(s.db, rowKey(code))
 	if err != nil || record == nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	sku, err := decode(code, record, true)
 	return &sku, err
@@ -210,7 +210,7 @@ func rowKey(code string) []byte {
 }
 
 func offer(sku catalogue.SKU) Offer {
-	o := Offer{Amount: sku.Amount, policy: uint8(max(slices.Index(catalogue.Policies[:], sku.Policy), 0))} //nolint:gosec // 0 to 2
+	o := Offer{Amount: sku.Amount, policy: uint8(max(slices.Index(catalogue.Policies[:], sku.Policy), 0))}
 	copy(o.currency[:], sku.Currency)
 	return o
 }

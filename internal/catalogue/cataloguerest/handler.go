@@ -61,14 +61,14 @@ func (h Handler) ListSKUs(ctx context.Context, params oas.ListSKUsParams) (*oas.
 	if params.PageToken.Value != "" {
 		fields, err := cursor.Decode("page_token", params.PageToken.Value, scope, 1)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // a fault
+			return nil, err
 		}
 		after = fields[0]
 	}
 	limit := params.PageSize.Value
 	found, err := h.Service.List(ctx, params.Prefix.Value, after, limit+1)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	page := &oas.SKUPage{Skus: make([]oas.SKU, 0, len(found))}
 	if len(found) > limit {
@@ -132,6 +132,6 @@ func toSKU(s *catalogue.SKU) oas.SKU {
 	return oas.SKU{
 		Sku: s.Code, Title: s.Title, Policy: oas.StockPolicy(s.Policy), UpdatedAt: s.UpdatedAt,
 		UnitPrice: oas.Money{Amount: s.Amount, Currency: s.Currency},
-		Version:   int64(s.Version), //nolint:gosec // counts changes
+		Version:   int64(s.Version),
 	}
 }

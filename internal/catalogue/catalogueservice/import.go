@@ -56,10 +56,10 @@ func (s *Service) ImportCSV(ctx context.Context, r io.Reader) (Report, error) {
 		record, err := in.Read()
 		line, _ := in.FieldPos(0)
 		if parse, ok := errors.AsType[*csv.ParseError](err); ok {
-			return catalogue.Put{}, int64(parse.Line), badLine{parse.Err}
+			return catalogue.Put{}, int64(parse.Line), lineError{parse.Err}
 		}
 		if err != nil {
-			return catalogue.Put{}, 0, err //nolint:wrapcheck // importAll tells what it is
+			return catalogue.Put{}, 0, err
 		}
 		put, err := columns.parse(record)
 		return put, int64(line), err
@@ -86,8 +86,8 @@ func (s *Service) ImportNDJSON(ctx context.Context, r io.Reader) (Report, error)
 	})
 }
 
-// badLine is a fault of one line, after which the import goes on.
-type badLine struct{ error }
+// lineError is a fault of one line, after which the import goes on.
+type lineError struct{ error }
 
 // importAll puts what next returns until io.EOF, in chunks.
 func (s *Service) importAll(ctx context.Context, next func() (catalogue.Put, int64, error)) (Report, error) {
@@ -97,7 +97,7 @@ func (s *Service) importAll(ctx context.Context, next func() (catalogue.Put, int
 		if errors.Is(err, io.EOF) {
 			return imp.report, imp.flush(ctx)
 		}
-		if bad, ok := errors.AsType[badLine](err); ok {
+		if bad, ok := errors.AsType[lineError](err); ok {
 			imp.fail(line, put.SKU.Code, bad.error)
 			continue
 		}
@@ -196,11 +196,11 @@ func (c columns) parse(record []string) (catalogue.Put, error) {
 		Code: field(c.sku), Title: field(c.title), Currency: field(c.currency), Policy: field(c.policy),
 	}}
 	if len(record) <= max(c.sku, c.title, c.amount, c.currency) {
-		return put, badLine{fmt.Errorf("the line has %d fields, fewer than the header", len(record))}
+		return put, lineError{fmt.Errorf("the line has %d fields, fewer than the header", len(record))}
 	}
 	amount, err := strconv.ParseInt(field(c.amount), 10, 64)
 	if err != nil {
-		return put, badLine{fmt.Errorf("amount %q is not a whole number of minor units", field(c.amount))}
+		return put, lineError{fmt.Errorf("amount %q is not a whole number of minor units", field(c.amount))}
 	}
 	put.SKU.Amount = amount
 	return put, nil
@@ -222,11 +222,11 @@ func parseObject(line []byte) (catalogue.Put, error) {
 	put := catalogue.Put{SKU: catalogue.SKU{Code: o.SKU, Title: o.Title, Policy: o.Policy}}
 	switch {
 	case err != nil:
-		return put, badLine{fmt.Errorf("not the JSON of a SKU: %w", err)}
+		return put, lineError{fmt.Errorf("not the JSON of a SKU: %w", err)}
 	case d.More():
-		return put, badLine{errors.New("more than one value on the line")}
+		return put, lineError{errors.New("more than one value on the line")}
 	case o.UnitPrice == nil:
-		return put, badLine{errors.New("unit_price is missing")}
+		return put, lineError{errors.New("unit_price is missing")}
 	}
 	put.SKU.Amount, put.SKU.Currency = o.UnitPrice.Amount, o.UnitPrice.Currency
 	return put, nil

@@ -37,7 +37,7 @@ func New(store Store) *Service { return &Service{store} }
 func (s *Service) Put(ctx context.Context, put catalogue.Put) (catalogue.SKU, error) {
 	put.SKU.Policy = cmp.Or(put.SKU.Policy, catalogue.Policies[0])
 	if err := put.Validate(); err != nil {
-		return catalogue.SKU{}, err //nolint:wrapcheck // a fault of the domain
+		return catalogue.SKU{}, err
 	}
 	results, err := s.store.Put(ctx, []catalogue.Put{put})
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *Service) Put(ctx context.Context, put catalogue.Put) (catalogue.SKU, er
 // Get returns a SKU or fault.SKUNotFound.
 func (s *Service) Get(ctx context.Context, code string) (catalogue.SKU, error) {
 	if err := catalogue.CheckCode(code); err != nil {
-		return catalogue.SKU{}, err //nolint:wrapcheck // a fault of the domain
+		return catalogue.SKU{}, err
 	}
 	sku, ok, err := s.store.Get(ctx, code)
 	if err != nil {

@@ -76,7 +76,7 @@ func appendID(b []byte, prefix, text string) ([]byte, error) {
 	}
 	raw, err := id.Bytes(prefix, text)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return append(append(b, 1), raw[:]...), nil
 }

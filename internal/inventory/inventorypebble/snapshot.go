@@ -55,9 +55,8 @@ func (s Snapshot) Reservations(fn func(*inventory.Reservation) error) error {
 func (s Snapshot) Ledger(fn func(inventory.Entry) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixLedger)
 	if err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
-	//nolint:wrapcheck // says all there is
 	return log.Read(s.R, 0, func(n uint64, record []byte) (bool, error) {
 		e, err := decodeEntry(n, record)
 		if err != nil {
@@ -71,9 +70,8 @@ func (s Snapshot) Ledger(fn func(inventory.Entry) error) error {
 func (s Snapshot) Crossings(fn func(inventory.Crossing) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixCrossing)
 	if err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
-	//nolint:wrapcheck // says all there is
 	return log.Read(s.R, 0, func(n uint64, record []byte) (bool, error) {
 		c, err := decodeCrossing(n, record)
 		if err != nil {

@@ -130,7 +130,7 @@ func (s *Store) load() error {
 // Stop finishes what is queued and ends the store's goroutines.
 func (s *Store) Stop(ctx context.Context) error {
 	defer s.keys.Close()
-	return s.batcher.Stop(ctx) //nolint:wrapcheck // says all there is
+	return s.batcher.Stop(ctx)
 }
 
 // Failed is closed when a write failed and the store has stopped for good.
@@ -148,14 +148,14 @@ func (s *Store) Active() int { return s.schedule.count() }
 // Execute carries out new work; see inventoryservice.Store.
 func (s *Store) Execute(ctx context.Context, cmds []inventory.Command) ([]inventory.Outcome, error) {
 	if err := s.db.CheckSpace(s.cfg.Now()); err != nil {
-		return nil, err //nolint:wrapcheck // a fault
+		return nil, err
 	}
-	return s.batcher.SubmitAll(ctx, cmds) //nolint:wrapcheck // a fault
+	return s.batcher.SubmitAll(ctx, cmds)
 }
 
 // Continue carries out later steps of accepted work; see inventoryservice.Store.
 func (s *Store) Continue(ctx context.Context, cmds []inventory.Command) ([]inventory.Outcome, error) {
-	return s.batcher.Continue(ctx, cmds) //nolint:wrapcheck // a fault
+	return s.batcher.Continue(ctx, cmds)
 }
 
 // Level returns the level at p; see inventoryservice.Store.
@@ -182,7 +182,7 @@ func (s *Store) Known(cmd *inventory.ReserveCommand) (bool, error) {
 		return false, nil
 	}
 	found, err := s.keys.Get(s.db, hashKey(cmd.Memory.Key))
-	return found != nil, err //nolint:wrapcheck // says all there is
+	return found != nil, err
 }
 
 // errEnough ends a scan.
@@ -193,7 +193,8 @@ func (s *Store) Levels(ctx context.Context, prefix string, after inventory.Place
 	from := []byte(prefix)
 	if after != (inventory.Place{}) {
 		// The first key after it is the same with one more zero byte.
-		from = append(levelKey(after)[len(prefixLevel):], 0)
+		key := levelKey(after)
+		from = append(key[len(prefixLevel):], 0) //nolint:gocritic // the key is not used any more
 	}
 	var levels []inventory.Level
 	err := each(s.db, prefixLevel, from, func(key, value []byte) error {
@@ -255,14 +256,14 @@ func readLog[T any](
 		return len(found) < limit, err
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return found, s.barrier(ctx)
 }
 
 // barrier waits until what was just read is durable.
 func (s *Store) barrier(ctx context.Context) error {
-	return s.batcher.Barrier(ctx) //nolint:wrapcheck // a fault
+	return s.batcher.Barrier(ctx)
 }
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
@@ -271,7 +272,7 @@ func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupc
 	for i, cmd := range cmds {
 		var err error
 		if out[i], err = book.Do(cmd); err != nil {
-			return nil, err //nolint:wrapcheck // says all there is
+			return nil, err
 		}
 	}
 	batch := s.db.NewBatch()
@@ -279,11 +280,11 @@ func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupc
 		return nil, err
 	}
 	if batch.Empty() {
-		return nil, batch.Close() //nolint:wrapcheck // nothing to add
+		return nil, batch.Close()
 	}
 	commit, err := s.db.Write(batch)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return commit, s.remember(&book)
 }
@@ -298,7 +299,7 @@ func (s *Store) encode(batch *pebble.Batch, book *inventory.Book) error {
 	for _, r := range book.Saved {
 		raw, err := id.Bytes(id.Reservation, r.ID)
 		if err != nil {
-			return err //nolint:wrapcheck // says all there is
+			return err
 		}
 		if buf, err = appendReservation(buf[:0], r); err != nil {
 			return err
@@ -320,12 +321,12 @@ func (s *Store) encode(batch *pebble.Batch, book *inventory.Book) error {
 		s.keys.Put(&s.rows, hashKey(key), book.Now, record)
 	}
 	if err := s.rows.Into(batch); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	if book.Now.Sub(s.swept) > time.Minute {
 		s.swept = book.Now
 		if _, err := s.keys.DropExpired(batch, book.Now); err != nil {
-			return err //nolint:wrapcheck // says all there is
+			return err
 		}
 	}
 	return s.encodeLogs(batch, book)
@@ -343,14 +344,14 @@ func (s *Store) encodeLogs(batch *pebble.Batch, book *inventory.Book) error {
 		entries[i] = arena[start:len(arena):len(arena)]
 	}
 	if _, err := s.ledger.Append(batch, entries); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	crossings := make([][]byte, len(book.Crossings))
 	for i := range book.Crossings {
 		crossings[i] = appendCrossing(nil, &book.Crossings[i])
 	}
 	_, err := s.crossings.Append(batch, crossings)
-	return err //nolint:wrapcheck // says all there is
+	return err
 }
 
 // remember brings memory up to what was just handed to Pebble.
@@ -363,7 +364,7 @@ func (s *Store) remember(book *inventory.Book) error {
 	for _, r := range book.Saved {
 		raw, err := id.Bytes(id.Reservation, r.ID)
 		if err != nil {
-			return err //nolint:wrapcheck // says all there is
+			return err
 		}
 		if r.Status == inventory.Active {
 			s.schedule.put(raw, r.Key, r.ExpiresAt)
@@ -390,7 +391,7 @@ func (r rows) Reservation(text string) (*inventory.Reservation, error) {
 	for _, prefix := range [][]byte{prefixOpen, prefixClosed} {
 		record, err := pebbledb.Lookup(r.s.db, rowKey(prefix, raw))
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says all there is
+			return nil, err
 		}
 		if record != nil {
 			return decodeReservation(raw, record)
@@ -410,7 +411,7 @@ func (r rows) ActiveByKey(key string) (string, error) {
 func (r rows) Remembered(key string) (*inventory.Remembered, error) {
 	record, err := r.s.keys.Get(r.s.db, hashKey(key))
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	if record == nil {
 		return nil, nil //nolint:nilnil // none is an answer

@@ -47,7 +47,7 @@ func (e Events) Read(ctx context.Context, after uint64, limit int) ([]event.Numb
 			SKU: l.SKU, Location: l.Location, OnHand: l.OnHand, Reserved: l.Reserved, Available: l.Available(), Version: l.Version,
 		})
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says all there is
+			return nil, err
 		}
 		out[i] = event.Numbered{Seq: c.Seq, Event: made}
 	}

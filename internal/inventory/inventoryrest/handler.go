@@ -33,7 +33,7 @@ type Handler struct{ Service Service }
 func (h Handler) GetStock(ctx context.Context, params oas.GetStockParams) (*oas.StockLevel, error) {
 	level, err := h.Service.Level(ctx, place(params.Sku, params.Location))
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	return new(toLevel(level)), nil
 }
@@ -45,14 +45,14 @@ func (h Handler) ListStock(ctx context.Context, params oas.ListStockParams) (*oa
 	if params.PageToken.Value != "" {
 		fields, err := cursor.Decode("page_token", params.PageToken.Value, scope, 2)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // a fault
+			return nil, err
 		}
 		after = inventory.Place{SKU: fields[0], Location: fields[1]}
 	}
 	limit := params.PageSize.Value
 	levels, err := h.Service.Levels(ctx, params.Prefix.Value, after, limit+1)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	page := &oas.StockPage{Levels: make([]oas.StockLevel, 0, len(levels))}
 	if len(levels) > limit {
@@ -93,7 +93,7 @@ func (h Handler) CreateReservation(
 		TTL: time.Duration(req.TTLSeconds.Value) * time.Second,
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	res := &oas.ReservationHeaders{
 		Response: toReservation(&out.Reservation), Location: oas.NewOptString("/v1/reservations/" + out.Reservation.ID),
@@ -108,7 +108,7 @@ func (h Handler) CreateReservation(
 func (h Handler) GetReservation(ctx context.Context, params oas.GetReservationParams) (*oas.Reservation, error) {
 	r, err := h.Service.Reservation(ctx, params.ID)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	return new(toReservation(&r)), nil
 }
@@ -167,14 +167,14 @@ func lines(reqs []oas.ReservationLineRequest) []inventory.Line {
 func toLevel(l inventory.Level) oas.StockLevel {
 	return oas.StockLevel{
 		Sku: l.SKU, Location: l.Location, OnHand: l.OnHand, Reserved: l.Reserved, Available: l.Available(),
-		Version: int64(l.Version), //nolint:gosec // counts changes
+		Version: int64(l.Version),
 	}
 }
 
 func toReservation(r *inventory.Reservation) oas.Reservation {
 	out := oas.Reservation{
 		ID: r.ID, Status: oas.ReservationStatus(r.Status.String()), Lines: make([]oas.ReservationLine, len(r.Lines)),
-		ExpiresAt: r.ExpiresAt, CreatedAt: r.CreatedAt, Version: int64(r.Version), //nolint:gosec // counts changes
+		ExpiresAt: r.ExpiresAt, CreatedAt: r.CreatedAt, Version: int64(r.Version),
 	}
 	if r.Reference != "" {
 		out.Reference = oas.NewOptString(r.Reference)

@@ -142,7 +142,7 @@ func (s *Service) prepare(c *inventory.ReserveCommand) error {
 		c.Lines[i].Location = cmp.Or(c.Lines[i].Location, inventory.DefaultLocation)
 	}
 	if err := c.Validate(); err != nil {
-		return err //nolint:wrapcheck // a fault of the domain
+		return err
 	}
 	if err := s.setPolicies(c.Lines); err != nil {
 		return err
@@ -231,7 +231,7 @@ func (s *Service) Extend(ctx context.Context, cmd *inventory.ExtendCommand) (inv
 // step carries out a command on a reservation that was accepted before.
 func (s *Service) step(ctx context.Context, cmd inventory.Command) (inventory.Outcome, error) {
 	if err := cmd.Validate(); err != nil {
-		return inventory.Outcome{}, err //nolint:wrapcheck // a fault of the domain
+		return inventory.Outcome{}, err
 	}
 	return one(s.store.Continue(ctx, []inventory.Command{cmd}))
 }
@@ -264,7 +264,7 @@ func (s *Service) Adjust(ctx context.Context, key string, cmd *inventory.AdjustC
 
 func (s *Service) bookStock(ctx context.Context, cmd inventory.Command) (inventory.Outcome, error) {
 	if err := cmd.Validate(); err != nil {
-		return inventory.Outcome{}, err //nolint:wrapcheck // a fault of the domain
+		return inventory.Outcome{}, err
 	}
 	return one(s.store.Execute(ctx, []inventory.Command{cmd}))
 }
@@ -273,7 +273,7 @@ func (s *Service) bookStock(ctx context.Context, cmd inventory.Command) (invento
 func (s *Service) locate(p *inventory.Place) (inventory.Policy, error) {
 	p.Location = cmp.Or(p.Location, inventory.DefaultLocation)
 	if err := inventory.CheckCode("sku", p.SKU); err != nil {
-		return 0, err //nolint:wrapcheck // a fault of the domain
+		return 0, err
 	}
 	policy, ok := s.policies.Policy(p.SKU)
 	if !ok {
@@ -320,7 +320,7 @@ func (s *Service) Reservation(ctx context.Context, id string) (inventory.Reserva
 
 // Ledger reads the ledger; see Store.Ledger.
 func (s *Service) Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error) {
-	return s.store.Ledger(ctx, after, limit) //nolint:wrapcheck // passed through
+	return s.store.Ledger(ctx, after, limit)
 }
 
 // expireChunk bounds how many reservations one command expires.

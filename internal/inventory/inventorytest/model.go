@@ -78,7 +78,7 @@ func without(s, tag string) string {
 // for an order of the calls that explains it.
 func linearizable(t *testing.T, f *Fixture) {
 	const units, clients, calls = 6, 6, 30
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any seed will do
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	f.receive(t, "A", units)
 	var mu sync.Mutex
@@ -87,8 +87,8 @@ func linearizable(t *testing.T, f *Fixture) {
 	var all sync.WaitGroup
 	for client := range clients {
 		all.Go(func() {
-			random := rand.New(rand.NewPCG(seed, uint64(client))) //nolint:gosec // repeatable, not secret
-			var mine []stockOp                                    // what this client holds or held
+			random := rand.New(rand.NewPCG(seed, uint64(client)))
+			var mine []stockOp // what this client holds or held
 			for range calls {
 				op := nextOp(f, random, mine)
 				called := time.Since(begin).Nanoseconds()
@@ -109,7 +109,7 @@ func linearizable(t *testing.T, f *Fixture) {
 	spec := porcupine.Model{
 		Init: func() any { return sold{onHand: units} },
 		Step: func(state, input, output any) (bool, any) {
-			return state.(sold).step(input.(stockOp), output.(stockResult)) //nolint:forcetypeassert // the history's own
+			return state.(sold).step(input.(stockOp), output.(stockResult))
 		},
 	}
 	if got := porcupine.CheckOperationsTimeout(spec, history, time.Minute); got != porcupine.Ok {
@@ -174,7 +174,7 @@ type plainHold struct {
 func model(t *testing.T, f *Fixture) {
 	rapid.Check(t, func(rt *rapid.T) {
 		// All checks share the store; each has SKUs of its own.
-		prefix := fmt.Sprintf("m%d-", rand.Uint64()) //nolint:gosec // any name will do
+		prefix := fmt.Sprintf("m%d-", rand.Uint64())
 		m := &plain{onHand: map[string]int64{}, reserved: map[string]int64{}, holds: map[string]*plainHold{}}
 		for range rapid.IntRange(1, 12).Draw(rt, "batches") {
 			var cmds []inventory.Command

@@ -140,7 +140,7 @@ func decodeEvent(seq uint64, record []byte) (order.Event, error) {
 func appendID(b []byte, prefix, text string) ([]byte, error) {
 	raw, err := id.Bytes(prefix, text)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return append(b, raw[:]...), nil
 }

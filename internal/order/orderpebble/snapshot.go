@@ -59,7 +59,6 @@ func (s Snapshot) Order(text string) (*order.Order, error) { return readOrder(s.
 // Keys calls fn for every idempotency key.
 func (s Snapshot) Keys(fn func(order.KeyHash, order.Key) error) error {
 	table := pebbledb.KeyRows(prefixKey)
-	//nolint:wrapcheck // says all there is
 	return table.Each(s.R, func(hash pebbledb.KeyHash, record []byte) error {
 		k, err := decodeKey(record)
 		if err != nil {
@@ -73,9 +72,8 @@ func (s Snapshot) Keys(fn func(order.KeyHash, order.Key) error) error {
 func (s Snapshot) Events(fn func(order.Event) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixEvent)
 	if err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
-	//nolint:wrapcheck // says all there is
 	return log.Read(s.R, 0, func(n uint64, record []byte) (bool, error) {
 		e, err := decodeEvent(n, record)
 		if err != nil {
@@ -118,7 +116,7 @@ func (s Snapshot) Listed(fn func(customer string, status order.Status, raw [16]b
 func (s Snapshot) Followed() (uint64, error) {
 	record, err := pebbledb.Lookup(s.R, keyFollowed)
 	if err != nil || len(record) != 8 {
-		return 0, err //nolint:wrapcheck // says all there is
+		return 0, err
 	}
 	return binary.BigEndian.Uint64(record), nil
 }

@@ -98,7 +98,7 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 // Stop finishes what is queued and ends the store's goroutines.
 func (s *Store) Stop(ctx context.Context) error {
 	defer s.keys.Close()
-	return s.batcher.Stop(ctx) //nolint:wrapcheck // says all there is
+	return s.batcher.Stop(ctx)
 }
 
 // Failed is closed when a write failed and the store has stopped for good.
@@ -118,12 +118,12 @@ func (s *Store) Ready() error {
 	if n := s.batcher.Queued(); n > s.cfg.MaxQueue {
 		return fault.New(fault.Overloaded, "%d commands are waiting for the orders' store already", n).WithRetryAfter(time.Second)
 	}
-	return s.db.CheckSpace(s.cfg.Now()) //nolint:wrapcheck // a fault
+	return s.db.CheckSpace(s.cfg.Now())
 }
 
 // Continue carries out commands; see orderservice.Store.
 func (s *Store) Continue(ctx context.Context, cmds []order.Command) ([]order.Outcome, error) {
-	return s.batcher.Continue(ctx, cmds) //nolint:wrapcheck // a fault
+	return s.batcher.Continue(ctx, cmds)
 }
 
 // Order returns one order; see orderservice.Store.
@@ -142,7 +142,7 @@ func (s *Store) Order(ctx context.Context, text string) (order.Order, error) {
 func (s *Store) Key(ctx context.Context, hash order.KeyHash) (order.Key, bool, error) {
 	record, err := s.keys.Get(s.db, hash)
 	if err != nil || record == nil {
-		return order.Key{}, false, err //nolint:wrapcheck // says all there is
+		return order.Key{}, false, err
 	}
 	key, err := decodeKey(record)
 	if err != nil {
@@ -213,7 +213,7 @@ func (s *Store) Events(ctx context.Context, after uint64, limit int) ([]order.Ev
 		return len(found) < limit, err
 	})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return found, s.barrier(ctx)
 }
@@ -223,7 +223,7 @@ func (s *Store) Followed(context.Context) (uint64, error) { return s.followed.Lo
 
 // barrier waits until what was just read is durable.
 func (s *Store) barrier(ctx context.Context) error {
-	return s.batcher.Barrier(ctx) //nolint:wrapcheck // a fault
+	return s.batcher.Barrier(ctx)
 }
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
@@ -232,7 +232,7 @@ func (s *Store) Apply(cmds []order.Command, out []order.Outcome) (groupcommit.Co
 	for i, cmd := range cmds {
 		var err error
 		if out[i], err = book.Do(cmd); err != nil {
-			return nil, err //nolint:wrapcheck // says all there is
+			return nil, err
 		}
 	}
 	if book.Followed <= s.followed.Load() {
@@ -243,11 +243,11 @@ func (s *Store) Apply(cmds []order.Command, out []order.Outcome) (groupcommit.Co
 		return nil, err
 	}
 	if batch.Empty() {
-		return nil, batch.Close() //nolint:wrapcheck // nothing to add
+		return nil, batch.Close()
 	}
 	commit, err := s.db.Write(batch)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	if book.Followed > 0 {
 		s.followed.Store(book.Followed)
@@ -272,7 +272,7 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 		s.keys.Put(&s.rows, hash, book.Now, buf)
 	}
 	if err := s.rows.Into(batch); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	events := make([][]byte, len(book.Events))
 	arena := make([]byte, 0, 40*len(book.Events))
@@ -285,7 +285,7 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 		events[i] = arena[start:len(arena):len(arena)]
 	}
 	if _, err := s.events.Append(batch, events); err != nil {
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	if book.Followed > 0 {
 		if err := batch.Set(keyFollowed, binary.BigEndian.AppendUint64(nil, book.Followed), nil); err != nil {
@@ -295,7 +295,7 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 	if book.Now.Sub(s.swept) > time.Minute {
 		s.swept = book.Now
 		_, err := s.keys.DropExpired(batch, book.Now)
-		return err //nolint:wrapcheck // says all there is
+		return err
 	}
 	return nil
 }
@@ -303,7 +303,7 @@ func (s *Store) encode(batch *pebble.Batch, book *order.Book) error {
 func encodeChange(rows *pebbledb.Rows, c *order.Change, buf []byte) ([]byte, error) {
 	raw, err := id.Bytes(id.Order, c.Order.ID)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	if buf, err = appendOrder(buf, c.Order); err != nil {
 		return nil, err
@@ -328,7 +328,7 @@ func (r rows) Order(text string) (*order.Order, error) { return readOrder(r.s.db
 func (r rows) Key(hash order.KeyHash) (*order.Key, error) {
 	record, err := r.s.keys.Get(r.s.db, hash)
 	if err != nil || record == nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	key, err := decodeKey(record)
 	return &key, err
@@ -342,7 +342,7 @@ func readOrder(r pebble.Reader, text string) (*order.Order, error) {
 	}
 	record, err := pebbledb.Lookup(r, rowKey(prefixOrder, raw))
 	if err != nil || record == nil {
-		return nil, err //nolint:wrapcheck // says all there is
+		return nil, err
 	}
 	return decodeOrder(raw, record)
 }

@@ -61,7 +61,7 @@ func (e Events) Read(ctx context.Context, after uint64, limit int) ([]event.Numb
 		made, err := event.New(id.Numbered(id.Event, c.Time, logNumber, c.Seq), "/v1/orders",
 			"io.penstock.order."+c.Status.String(), c.OrderID, c.Time, data(&o, c))
 		if err != nil {
-			return nil, err //nolint:wrapcheck // says all there is
+			return nil, err
 		}
 		out[i] = event.Numbered{Seq: c.Seq, Event: made}
 	}

@@ -106,7 +106,7 @@ func (h Handler) ListOrders(ctx context.Context, params oas.ListOrdersParams) (*
 	if params.PageToken.Value != "" {
 		fields, err := cursor.Decode("page_token", params.PageToken.Value, scope, 1)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // a fault
+			return nil, err
 		}
 		q.Before = fields[0]
 	}
@@ -114,7 +114,7 @@ func (h Handler) ListOrders(ctx context.Context, params oas.ListOrdersParams) (*
 	q.Limit++ // one more tells whether there is another page
 	found, err := h.Service.List(ctx, q)
 	if err != nil {
-		return nil, err //nolint:wrapcheck // mapped at the edge
+		return nil, err
 	}
 	page := &oas.OrderPage{Orders: make([]oas.Order, 0, limit)}
 	if len(found) > limit {
@@ -144,7 +144,7 @@ func toOrder(o *order.Order) oas.Order {
 		ID: o.ID, Status: oas.OrderStatus(o.Status.String()), CustomerID: o.CustomerID,
 		Lines: make([]oas.OrderLine, len(o.Lines)), Total: oas.Money(o.Total), ReservationID: o.ReservationID,
 		HoldExpiresAt: o.HoldExpiresAt, CreatedAt: o.CreatedAt, UpdatedAt: o.UpdatedAt,
-		Version: int64(o.Version), //nolint:gosec // counts changes
+		Version: int64(o.Version),
 	}
 	if o.PaymentReference != "" {
 		out.PaymentReference = oas.NewOptString(o.PaymentReference)

@@ -62,7 +62,7 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 	if err := req.prepare(); err != nil {
 		return nil, err
 	}
-	hash, print := hashKey(req.Key), req.fingerprint()
+	hash, fingerprint := hashKey(req.Key), req.fingerprint()
 	if _, taken := s.inFlight.LoadOrStore(hash, struct{}{}); taken {
 		return nil, fault.New(fault.RequestInFlight, "a request with this Idempotency-Key is being handled").WithRetryAfter(1e9)
 	}
@@ -72,7 +72,7 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 		return nil, fmt.Errorf("look up idempotency key: %w", err)
 	}
 	if ok {
-		if known.Fingerprint != print {
+		if known.Fingerprint != fingerprint {
 			return nil, order.KeyReused()
 		}
 		o, err := s.Get(ctx, known.OrderID)
@@ -83,19 +83,19 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 		return &o, nil
 	}
 	if err := s.store.Ready(); err != nil {
-		return nil, err //nolint:wrapcheck // a fault
+		return nil, err
 	}
 	total, err := s.price(req.Lines)
 	if err != nil {
 		return nil, err
 	}
 	now := s.cfg.Now()
-	pl := placement{index: i, fingerprint: print, order: order.Order{
+	pl := placement{index: i, fingerprint: fingerprint, order: order.Order{
 		ID: id.New(id.Order, now), CustomerID: req.CustomerID, Lines: req.Lines, Total: total, KeyHash: hash,
 	}}
 	// The key and the body find the reservation of an earlier try that died half-way.
 	both := hash
-	for i, b := range print {
+	for i, b := range fingerprint {
 		both[i] ^= b
 	}
 	pl.hold = Hold{
@@ -128,7 +128,7 @@ func (s *Service) price(lines []order.Line) (order.Money, error) {
 		return order.Money{}, fault.New(fault.UnknownSKU, "%q is not in the catalogue", unknown[0].SKU).WithLines(unknown)
 	}
 	total, err := order.Total(lines)
-	return order.Money{Amount: total, Currency: currency}, err //nolint:wrapcheck // a fault of the domain
+	return order.Money{Amount: total, Currency: currency}, err
 }
 
 // run reserves the stock of what is open and stores the orders that got theirs.

@@ -177,7 +177,7 @@ func (s *Service) List(ctx context.Context, q ListQuery) ([]order.Order, error) 
 // fault.InsufficientStock and the order stays as it is.
 func (s *Service) Pay(ctx context.Context, id, reference string) (order.Order, error) {
 	if err := order.CheckText("reference", reference); err != nil {
-		return order.Order{}, err //nolint:wrapcheck // a fault of the domain
+		return order.Order{}, err
 	}
 	o, err := s.Get(ctx, id)
 	if err != nil {
@@ -282,10 +282,10 @@ type PlaceRequest struct {
 func (r *PlaceRequest) prepare() error {
 	r.Hold = cmp.Or(r.Hold, order.DefaultHold)
 	if err := order.CheckKey(r.Key); err != nil {
-		return err //nolint:wrapcheck // a fault of the domain
+		return err
 	}
 	if err := order.CheckText("customer_id", r.CustomerID); err != nil {
-		return err //nolint:wrapcheck // a fault of the domain
+		return err
 	}
 	if r.Hold < order.MinHold || r.Hold > order.MaxHold {
 		return fault.New(fault.InvalidRequest, "hold_seconds must be 1 to %d", int(order.MaxHold.Seconds()))

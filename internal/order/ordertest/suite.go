@@ -306,7 +306,7 @@ func events(t *testing.T, f *Fixture) {
 		t.Fatalf("%d events", len(all))
 	}
 	for i, e := range all {
-		if e.Seq != uint64(i+1) { //nolint:gosec // small
+		if e.Seq != uint64(i+1) {
 			t.Fatalf("event %d has number %d", i+1, e.Seq)
 		}
 		part := f.events(t, e.Seq, 3)
@@ -374,7 +374,7 @@ func model(t *testing.T, f *Fixture) {
 		cmds := []order.Command{f.Make(n, "c")}
 		for range rapid.IntRange(1, 8).Draw(rt, "steps") {
 			action := rapid.SampledFrom([]order.Action{order.Pay, order.Cancel, order.Expire}).Draw(rt, "action")
-			cmds = append(cmds, &order.StepCommand{ID: cmds[0].(*order.CreateCommand).Order.ID, Action: action, PaymentReference: "p"}) //nolint:forcetypeassert // made above
+			cmds = append(cmds, &order.StepCommand{ID: cmds[0].(*order.CreateCommand).Order.ID, Action: action, PaymentReference: "p"})
 		}
 		for len(cmds) > 0 {
 			size := rapid.IntRange(1, len(cmds)).Draw(rt, "batch")
