@@ -129,7 +129,7 @@ func (a *App) openStores(ctx context.Context) (func(context.Context) error, erro
 		_ = stop(context.WithoutCancel(ctx)) // nothing is queued yet; the other error is the one to tell
 		return nil, err
 	}
-	watching, cancel := context.WithCancel(context.Background()) //nolint:contextcheck // ends with the stores
+	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var watch errgroup.Group
 	for name, s := range a.stores() {
 		watch.Go(func() error {

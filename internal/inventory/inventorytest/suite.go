@@ -5,6 +5,7 @@ package inventorytest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -499,7 +500,7 @@ func ledgerReplays(t *testing.T, f *Fixture) {
 	want := []inventory.EntryKind{
 		inventory.Received, inventory.Adjusted, inventory.EntryReserved, inventory.EntryCommitted, inventory.EntryReleased, inventory.Received,
 	}
-	if fmt.Sprint(kinds) != fmt.Sprint(want) {
+	if !slices.Equal(kinds, want) {
 		t.Fatalf("got entries %v, want %v", kinds, want)
 	}
 	f.level(t, "A", onHand, reserved)
