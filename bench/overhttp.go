@@ -108,7 +108,7 @@ func batches(ctx context.Context, c *client, workers, size int, took time.Durati
 
 func batchExperiment(ctx context.Context, o options) error {
 	var rows [][]string
-	for _, workers := range []int{2, 4} {
+	for _, workers := range []int{2, 4, 8} {
 		s, err := fresh()
 		if err != nil {
 			return err

@@ -14,8 +14,8 @@ import (
 )
 
 type verifyCmd struct {
-	Data string `help:"Data folder of a server that is not running." type:"path" xor:"what"`
-	URL  string `help:"Operational port of a running server, such as http://127.0.0.1:6060." name:"url" xor:"what"`
+	Data string `help:"Data folder of a server that is not running." type:"path"`
+	URL  string `help:"Operational port of a running server, such as http://127.0.0.1:6060. It goes before --data." name:"url"`
 	JSON bool   `help:"Print the report as JSON." name:"json"`
 }
 

@@ -179,7 +179,7 @@ func checkPlace(p Place) error {
 // merged adds up the lines that name the same place and sorts them by place.
 func merged(lines []Line) []Line {
 	if len(lines) == 1 {
-		return []Line{lines[0]}
+		return lines[:1:1]
 	}
 	sorted := slices.Clone(lines)
 	slices.SortStableFunc(sorted, func(a, b Line) int { return a.Compare(b.Place) })

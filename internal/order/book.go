@@ -10,7 +10,8 @@ import (
 // Command is a change of orders: one of the *Command types here.
 type Command interface{ isCommand() }
 
-// CreateCommand stores a new order together with its idempotency key.
+// CreateCommand stores a new order together with its idempotency key. The Book takes
+// the command over: its Order becomes the stored one.
 type CreateCommand struct {
 	Order       Order // Status, Version and times but HoldExpiresAt are set by the Book
 	Fingerprint [16]byte
@@ -122,12 +123,12 @@ func (b *Book) create(c *CreateCommand) (Outcome, error) {
 	if known != nil {
 		return b.replay(known, c.Fingerprint)
 	}
-	o := c.Order
+	o := &c.Order
 	o.Status, o.Version, o.CreatedAt, o.UpdatedAt = Reserved, 1, b.Now, b.Now
 	o.Placed = Placement{ReservationID: o.ReservationID, HoldExpiresAt: o.HoldExpiresAt}
 	b.Keys[hash] = &Key{OrderID: o.ID, Fingerprint: c.Fingerprint}
-	b.save(&o, None)
-	return Outcome{Order: o}, nil
+	b.save(o, None)
+	return Outcome{Order: *o}, nil
 }
 
 func (b *Book) replay(known *Key, fingerprint [16]byte) (Outcome, error) {

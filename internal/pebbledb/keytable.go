@@ -2,6 +2,7 @@ package pebbledb
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bits-and-blooms/bloom/v3"
+	"github.com/bits-and-blooms/bitset"
 	"github.com/cockroachdb/pebble/v2"
 )
 
@@ -29,7 +30,7 @@ type KeyTable struct {
 	span   time.Duration
 
 	mu      sync.RWMutex
-	filters map[uint32]*keyFilter
+	filters []*keyFilter // newest bucket first
 	filling sync.WaitGroup
 	closing chan struct{}
 	closed  sync.Once
@@ -47,14 +48,14 @@ func OpenKeyTable(db *pebble.DB, prefix []byte, keep time.Duration) (*KeyTable, 
 	}
 	t := &KeyTable{
 		prefix: prefix, keep: keep, span: keep / bucketsKept,
-		filters: map[uint32]*keyFilter{}, closing: make(chan struct{}),
+		closing: make(chan struct{}),
 	}
 	buckets, err := t.buckets(db)
 	if err != nil {
 		return nil, err
 	}
-	for _, b := range buckets {
-		t.filters[b] = &keyFilter{}
+	for _, b := range slices.Backward(buckets) {
+		t.filters = append(t.filters, &keyFilter{bucket: b})
 	}
 	t.filling.Go(func() { t.fill(db, buckets) })
 	return t, nil
@@ -89,10 +90,11 @@ func (t *KeyTable) Get(r pebble.Reader, hash KeyHash) ([]byte, error) {
 func (t *KeyTable) Put(rows *Rows, hash KeyHash, now time.Time, value []byte) {
 	bucket := t.bucket(now)
 	t.mu.Lock()
-	f := t.filters[bucket]
+	f := t.filter(bucket)
 	if f == nil {
-		f = &keyFilter{full: true}
-		t.filters[bucket] = f
+		f = &keyFilter{bucket: bucket, full: true}
+		t.filters = append(t.filters, f)
+		slices.SortFunc(t.filters, func(x, y *keyFilter) int { return cmp.Compare(y.bucket, x.bucket) })
 	}
 	f.add(hash)
 	t.mu.Unlock()
@@ -103,13 +105,9 @@ func (t *KeyTable) Put(rows *Rows, hash KeyHash, now time.Time, value []byte) {
 func (t *KeyTable) DropExpired(b *pebble.Batch, now time.Time) (int, error) {
 	oldest := t.bucket(now.Add(-t.keep))
 	t.mu.Lock()
-	dropped := 0
-	for bucket := range t.filters {
-		if bucket < oldest {
-			delete(t.filters, bucket)
-			dropped++
-		}
-	}
+	before := len(t.filters)
+	t.filters = slices.DeleteFunc(t.filters, func(f *keyFilter) bool { return f.bucket < oldest })
+	dropped := before - len(t.filters)
 	t.mu.Unlock()
 	if dropped == 0 {
 		return 0, nil
@@ -149,15 +147,22 @@ func (t *KeyTable) candidates(hash KeyHash) []uint32 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var found []uint32
-	location := bloom.Locations(hash[:], hashes)
-	for bucket, f := range t.filters {
-		if f.mayHave(location) {
-			found = append(found, bucket)
+	for _, f := range t.filters {
+		if f.mayHave(hash) {
+			found = append(found, f.bucket)
 		}
 	}
-	slices.Sort(found)
-	slices.Reverse(found)
 	return found
+}
+
+// filter returns the bucket's filter, nil where there is none. The caller holds mu.
+func (t *KeyTable) filter(bucket uint32) *keyFilter {
+	for _, f := range t.filters {
+		if f.bucket == bucket {
+			return f
+		}
+	}
+	return nil
 }
 
 // fill reads the keys of buckets that were there at the start into their filters.
@@ -188,7 +193,7 @@ func (t *KeyTable) fillBucket(db *pebble.DB, bucket uint32) error {
 		default:
 		}
 		t.mu.Lock()
-		f := t.filters[bucket]
+		f := t.filter(bucket)
 		for n := 0; more && n < 1024; n++ {
 			if f != nil {
 				f.add(KeyHash(it.Key()[len(prefix):]))
@@ -202,7 +207,7 @@ func (t *KeyTable) fillBucket(db *pebble.DB, bucket uint32) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.filters[bucket]; f != nil {
+	if f := t.filter(bucket); f != nil {
 		f.full = true
 	}
 	return nil
@@ -248,38 +253,52 @@ func (t *KeyTable) key(bucket uint32, hash KeyHash) []byte {
 	return append(k, hash[:]...)
 }
 
-// keyFilter is a Bloom filter that grows by adding filters, each four times as large
-// as the one before.
+// keyFilter is the Bloom filter of one bucket. It grows by layers, each four times as
+// large as the one before. The hash of a key is uniform already, so its two halves give
+// the bits (Kirsch and Mitzenmacher, "Less Hashing, Same Performance", 2006).
 type keyFilter struct {
+	bucket uint32
 	full   bool // has every key of its bucket; until then it may not say no
-	layers []*bloom.BloomFilter
-	room   uint
+	layers []*bitset.BitSet
+	room   int // keys that the last layer still takes
 }
 
 const (
-	hashes        = 7 // the best number for 1 % false positives
-	firstLayer    = 1 << 20
-	falsePositive = 0.01
+	keyBits    = 7       // bits of each key
+	firstLayer = 1 << 20 // keys of the first layer
+	bitsForKey = 16      // bits of a layer for each key: 0.1 % false positives
+	layerSteps = 3       // after which layers do not grow any more
 )
 
 func (f *keyFilter) add(hash KeyHash) {
 	if f.room == 0 {
-		f.room = firstLayer << (2 * min(len(f.layers), 3))
-		bits, _ := bloom.EstimateParameters(f.room, falsePositive)
-		f.layers = append(f.layers, bloom.New(bits, hashes))
+		f.room = firstLayer << (2 * min(len(f.layers), layerSteps))
+		f.layers = append(f.layers, bitset.New(uint(f.room)*bitsForKey))
 	}
-	f.layers[len(f.layers)-1].Add(hash[:])
 	f.room--
+	last := f.layers[len(f.layers)-1]
+	mask := last.Len() - 1 // a power of two, less one
+	at, step := halves(hash)
+	for range keyBits {
+		last.Set(at & mask)
+		at += step
+	}
 }
 
-func (f *keyFilter) mayHave(locations []uint64) bool {
-	if !f.full {
-		return true
-	}
-	for _, l := range f.layers {
-		if l.TestLocations(locations) {
-			return true
+func (f *keyFilter) mayHave(hash KeyHash) bool {
+	return !f.full || slices.ContainsFunc(f.layers, func(layer *bitset.BitSet) bool {
+		mask := layer.Len() - 1
+		at, step := halves(hash)
+		for range keyBits {
+			if !layer.Test(at & mask) {
+				return false
+			}
+			at += step
 		}
-	}
-	return false
+		return true
+	})
+}
+
+func halves(hash KeyHash) (at, step uint) {
+	return uint(binary.LittleEndian.Uint64(hash[:8])), uint(binary.LittleEndian.Uint64(hash[8:])) | 1
 }

@@ -2,6 +2,8 @@ package pebbledb
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -19,8 +21,10 @@ type Rows struct {
 	refs []rowRef
 }
 
-// rowRef points into data: the key is data[at:mid], the value data[mid:end].
+// rowRef points into data: the key is data[at:mid], the value data[mid:end]. Its first
+// 16 bytes stand in hi and lo, which decides nearly every comparison without a look there.
 type rowRef struct {
+	hi, lo       uint64
 	at, mid, end int
 	deleted      bool
 }
@@ -32,17 +36,25 @@ func (r *Rows) Reset() {
 
 // Set adds a row.
 func (r *Rows) Set(key, value []byte) {
-	ref := rowRef{at: len(r.data), mid: len(r.data) + len(key)}
-	r.data = append(append(r.data, key...), value...)
-	ref.end = len(r.data)
-	r.refs = append(r.refs, ref)
+	at := len(r.data)
+	r.data = append(r.data, key...)
+	r.add(at, value)
 }
 
 // SetID adds a row whose key is prefix and id.
 func (r *Rows) SetID(prefix []byte, id *[16]byte, value []byte) {
-	ref := rowRef{at: len(r.data)}
+	at := len(r.data)
 	r.data = append(append(r.data, prefix...), id[:]...)
-	ref.mid = len(r.data)
+	r.add(at, value)
+}
+
+// add makes a row of the key that begins at at and ends with the data.
+func (r *Rows) add(at int, value []byte) {
+	var head [16]byte
+	copy(head[:], r.data[at:])
+	ref := rowRef{
+		hi: binary.BigEndian.Uint64(head[:8]), lo: binary.BigEndian.Uint64(head[8:]), at: at, mid: len(r.data),
+	}
 	r.data = append(r.data, value...)
 	ref.end = len(r.data)
 	r.refs = append(r.refs, ref)
@@ -57,12 +69,19 @@ func (r *Rows) DeleteID(prefix []byte, id *[16]byte) {
 // Into moves the rows into b.
 func (r *Rows) Into(b *pebble.Batch) error {
 	slices.SortFunc(r.refs, func(x, y rowRef) int {
+		switch {
+		case x.hi != y.hi:
+			return cmp.Compare(x.hi, y.hi)
+		case x.lo != y.lo:
+			return cmp.Compare(x.lo, y.lo)
+		}
 		if c := bytes.Compare(r.data[x.at:x.mid], r.data[y.at:y.mid]); c != 0 {
 			return c
 		}
 		return x.at - y.at
 	})
-	for _, ref := range r.refs {
+	for i := range r.refs {
+		ref := &r.refs[i]
 		var err error
 		if ref.deleted {
 			err = b.Delete(r.data[ref.at:ref.mid], nil)
