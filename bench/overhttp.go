@@ -63,7 +63,13 @@ func batchBody(buf *bytes.Buffer, orders int, sku func(i int) string) {
 			buf.WriteByte(',')
 		}
 		n := keys.Add(1)
-		fmt.Fprintf(buf, `{"idempotency_key":"batch-%d","customer_id":"c-%d","lines":[{"sku":"%s","quantity":1}]}`, n, n%100_000, sku(i))
+		line := append(buf.AvailableBuffer(), `{"idempotency_key":"batch-`...)
+		line = strconv.AppendInt(line, n, 10)
+		line = append(line, `","customer_id":"c-`...)
+		line = strconv.AppendInt(line, n%100_000, 10)
+		line = append(line, `","lines":[{"sku":"`...)
+		line = append(line, sku(i)...)
+		buf.Write(append(line, `","quantity":1}]}`...))
 	}
 	buf.WriteString(`]}`)
 }

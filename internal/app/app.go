@@ -141,8 +141,11 @@ func (a *App) Stop(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, a.cfg.DrainTimeout)
 		defer cancel()
-		a.stopErr = a.stopParts(ctx)
-		a.cfg.Logger.Info("penstock has stopped", "error", a.stopErr)
+		if a.stopErr = a.stopParts(ctx); a.stopErr != nil {
+			a.cfg.Logger.Error("penstock has stopped, but not cleanly", "error", a.stopErr)
+			return
+		}
+		a.cfg.Logger.Info("penstock has stopped")
 	})
 	return a.stopErr
 }
