@@ -74,11 +74,6 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Operations are the services' handlers, without the error mapping that New adds.
-type Operations interface {
-	oas.Handler
-}
-
 // Gateway is an http.Handler.
 type Gateway struct {
 	cfg      Config
@@ -101,7 +96,7 @@ const (
 )
 
 // New returns a Gateway that serves ops and feed.
-func New(cfg Config, ops Operations, feed *event.Feed) (*Gateway, error) {
+func New(cfg Config, ops oas.Handler, feed *event.Feed) (*Gateway, error) {
 	g := &Gateway{cfg: cfg.withDefaults(), feed: feed, mux: http.NewServeMux()}
 	g.buffers.New = func() any { return new(bytes.Buffer) }
 	g.metrics = newMetrics(g.cfg.Registry)

@@ -3,6 +3,7 @@ package inventorypebble
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/penstockhq/penstock/internal/id"
 	"github.com/penstockhq/penstock/internal/inventory"
@@ -129,6 +130,24 @@ func decodeReservation(raw [16]byte, record []byte) (*inventory.Reservation, err
 		return nil, fmt.Errorf("reservation %s: %w", r.ID, err)
 	}
 	return r, nil
+}
+
+// decodeEnd reads of a reservation only what the schedule needs: there may be a million
+// of them to read at a start.
+func decodeEnd(record []byte) (key string, ends time.Time, err error) {
+	d := pebbledb.Decode(record)
+	d.Raw(2)
+	if d.Byte() == 1 {
+		d.Raw(id.Size)
+	}
+	d.Bytes()
+	key = d.String()
+	d.Varint()
+	ends = d.Time()
+	if err := d.Err(); err != nil {
+		return "", ends, fmt.Errorf("reservation: %w", err)
+	}
+	return key, ends, nil
 }
 
 func appendEntry(b []byte, e *inventory.Entry) ([]byte, error) {

@@ -108,11 +108,14 @@ func (s *Store) load() error {
 		return fmt.Errorf("load stock: %w", err)
 	}
 	err = each(s.db, prefixOpen, nil, func(key, value []byte) error {
-		r, err := decodeReservation([16]byte(key), value)
+		if len(key) != 16 {
+			return fmt.Errorf("reservation key %x: %w", key, pebbledb.ErrCorrupt)
+		}
+		answersTo, ends, err := decodeEnd(value)
 		if err != nil {
 			return err
 		}
-		s.schedule.put([16]byte(key), r.Key, r.ExpiresAt)
+		s.schedule.put([16]byte(key), answersTo, ends)
 		return nil
 	})
 	if err != nil {
