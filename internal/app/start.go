@@ -263,7 +263,7 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 	a.http.http = http.Server{
 		Handler:           a.gateway,
 		ReadHeaderTimeout: a.cfg.ReadTimeout,
-		ReadTimeout:       a.cfg.ReadTimeout, // the same, which saves net/http a system call a request
+		ReadTimeout:       a.cfg.ReadTimeout, // the same, which saves net/http setting one more deadline
 		WriteTimeout:      3 * a.cfg.ReadTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,

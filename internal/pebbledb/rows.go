@@ -12,7 +12,7 @@ import (
 
 // Rows collects the rows of a batch and hands them to Pebble in order of key. Pebble's
 // memory table finds the place of a key from the one before it, so rows in order cost
-// about half of what they cost in the order in which a request touches them.
+// less than in the order in which a request touches them.
 //
 // Of several rows with one key the last stands. A Rows is reused from batch to batch and
 // keeps its memory.
