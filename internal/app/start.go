@@ -258,6 +258,8 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 	if err != nil {
 		return nil, err
 	}
+	telemetry.Gauge(a.registry, "penstock_http_wait_seconds", "How long requests wait before they are looked at.", nil,
+		func() float64 { return a.gateway.Wait().Seconds() })
 	telemetry.Gauge(a.registry, "penstock_http_in_flight", "Requests that are being handled.", nil,
 		func() float64 { return float64(a.gateway.InFlight()) })
 	a.http.http = http.Server{
@@ -271,7 +273,7 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 	}
 	a.http.serve(a.fail)
 	return func(ctx context.Context) error {
-		a.gateway.CloseStreams()
+		a.gateway.Close()
 		return a.http.stop(ctx)
 	}, nil
 }

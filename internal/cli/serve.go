@@ -23,6 +23,7 @@ type serveCmd struct {
 
 	KeepKeys       time.Duration `help:"How long idempotency keys are remembered." default:"24h"`
 	MaxInFlight    int           `help:"Requests worked on at once; more get 429. 0 is 128 for each core." default:"0"`
+	MaxWait        time.Duration `help:"Time that requests may wait before they are looked at; beyond it a share of new ones gets 429. -1s never." default:"8ms"`
 	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
 	MaxBatch       int           `help:"Most requests in one commit." default:"4096"`
 	MaxQueue       int           `help:"Requests that may wait for a commit; more get 503." default:"16384"`
@@ -86,7 +87,7 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
 		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
 		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue, StallAfter: c.StallAfter},
-		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight},
+		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight, MaxWait: c.MaxWait},
 		Logger:  telemetry.NewLogger(lines, c.LogLevel),
 	})
 	if err := server.Start(ctx); err != nil {

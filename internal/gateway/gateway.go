@@ -2,7 +2,7 @@
 // limits and gives every failure the same face. It knows no business.
 //
 // A request passes, in this order: request ID and recovery from panics; a look
-// whether the server is full; reading the body, so that a slow client holds a
+// whether the server is full or the cores are (shedder.go); reading the body, so that a slow client holds a
 // connection but no place among the working requests; taking such a place, or 429;
 // the generated router. What a reader would get wrong: reading the body happens here,
 // not in the generated code, which finds it in memory; and there is no deadline here:
@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
 	"github.com/penstockhq/penstock/internal/event"
@@ -42,6 +43,9 @@ type Config struct {
 	// with 429. Defaults to 128 for each core: more would wait longer for the cores
 	// than the work takes.
 	MaxInFlight int
+	// MaxWait is how long requests may wait before they are looked at; beyond it a share
+	// of new work is refused with 429. Negative never refuses for it. Defaults to 8 ms.
+	MaxWait time.Duration
 	// MaxBody is the largest body, in bytes. Defaults to 1 MiB.
 	MaxBody int64
 	// MaxBatchBody is the largest body of a batch of orders. Defaults to 32 MiB.
@@ -63,6 +67,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.MaxInFlight = cmp.Or(c.MaxInFlight, 128*runtime.GOMAXPROCS(0))
+	c.MaxWait = cmp.Or(c.MaxWait, 8*time.Millisecond)
 	c.MaxBody = cmp.Or(c.MaxBody, 1<<20)
 	c.MaxBatchBody = cmp.Or(c.MaxBatchBody, 32<<20)
 	c.MaxImportBody = cmp.Or(c.MaxImportBody, 1<<30)
@@ -81,7 +86,9 @@ type Gateway struct {
 	api      *oas.Server
 	mux      *http.ServeMux
 	metrics  *metrics
+	shed     *shedder // nil for none
 	labels   sync.Map // route → context with its pprof labels
+	refusals *rate.Limiter
 	inFlight atomic.Int64
 	streams  atomic.Int64
 	buffers  sync.Pool
@@ -90,6 +97,9 @@ type Gateway struct {
 }
 
 const (
+	refusalsPerSecond = 2000 // for each core: some 5 % of its time
+	maxRefusalWait    = time.Second
+
 	pathBatch  = "/v1/orders/batch"
 	pathImport = "/v1/skus/import"
 	pathStream = "/v1/events/stream"
@@ -100,6 +110,13 @@ func New(cfg Config, ops oas.Handler, feed *event.Feed) (*Gateway, error) {
 	g := &Gateway{cfg: cfg.withDefaults(), feed: feed, mux: http.NewServeMux()}
 	g.buffers.New = func() any { return new(bytes.Buffer) }
 	g.metrics = newMetrics(g.cfg.Registry)
+	if g.cfg.MaxWait > 0 {
+		var err error
+		if g.shed, err = startShedder(g.cfg.MaxWait); err != nil {
+			return nil, err
+		}
+	}
+	g.refusals = rate.NewLimiter(rate.Limit(refusalsPerSecond*runtime.GOMAXPROCS(0)), refusalsPerSecond/10)
 	g.closing, g.close = context.WithCancel(context.Background())
 	var err error
 	g.api, err = oas.NewServer(ops,
@@ -115,12 +132,27 @@ func New(cfg Config, ops oas.Handler, feed *event.Feed) (*Gateway, error) {
 	return g, nil
 }
 
-// CloseStreams ends the event streams; their clients come back to another process, or
-// to this one later, and go on where they were.
-func (g *Gateway) CloseStreams() { g.close() }
+// Close ends the gateway's goroutines and the event streams, whose clients come back to
+// another process, or to this one later, and go on where they were. Other requests are
+// served as before. Closing twice is fine.
+func (g *Gateway) Close() {
+	g.close()
+	if g.shed != nil {
+		g.shed.close()
+	}
+}
 
 // InFlight returns how many requests are being worked on.
 func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
+
+// Wait returns how long requests wait, at the moment, before they are looked at; 0 where
+// that is not measured.
+func (g *Gateway) Wait() time.Duration {
+	if g.shed == nil {
+		return 0
+	}
+	return g.shed.newest()
+}
 
 // ServeHTTP serves everything on the public port.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -140,11 +172,19 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	if strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != pathStream {
 		// Saves the mux its search: nearly every request comes here.
+		if g.shed != nil && isNewWork(route) && g.shed.refuses() {
+			g.refuse(rec, "requests wait more than %v before they are looked at, so a part of the new ones is refused", g.cfg.MaxWait)
+			return
+		}
 		g.serveAPI(rec, r, route) //nolint:contextcheck // the context made on the way only carries labels
 		return
 	}
 	g.mux.ServeHTTP(rec, r)
 }
+
+// isNewWork reports whether a request begins something. The later steps of what was
+// accepted (/v1/orders/{id}/pay and its like) are never shed.
+func isNewWork(route string) bool { return strings.Count(route, "/") < 4 }
 
 // usable reports whether a client's request ID can go into logs as it is.
 func usable(s string) bool {
@@ -177,7 +217,7 @@ func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request, route string)
 		return
 	}
 	if g.inFlight.Load() >= int64(g.cfg.MaxInFlight) {
-		g.refuse(w)
+		g.refuseFull(w)
 		return
 	}
 	limit := g.cfg.MaxBody
@@ -196,7 +236,7 @@ func (g *Gateway) serveAPI(w http.ResponseWriter, r *http.Request, route string)
 	}
 	if g.inFlight.Add(1) > int64(g.cfg.MaxInFlight) {
 		g.inFlight.Add(-1)
-		g.refuse(w)
+		g.refuseFull(w)
 		return
 	}
 	defer g.inFlight.Add(-1)
@@ -215,17 +255,32 @@ func (g *Gateway) serveLabelled(w http.ResponseWriter, r *http.Request, route st
 	g.api.ServeHTTP(w, r)
 }
 
-func (g *Gateway) refuse(w http.ResponseWriter) {
+func (g *Gateway) refuseFull(w http.ResponseWriter) {
+	g.refuse(w, "%d requests are being handled, which is as many as this server takes at once", g.cfg.MaxInFlight)
+}
+
+// refuse answers 429. Reading a request and writing any answer is most of what a
+// request costs, so clients that come back at once could take all cores with being
+// refused: beyond refusalsPerSecond their answers wait for their turn.
+func (g *Gateway) refuse(w http.ResponseWriter, detail string, args ...any) {
 	g.metrics.refused.Inc()
-	problem.Write(w, fault.New(fault.TooManyRequests, "%d requests are being handled, which is as many as this server takes at once",
-		g.cfg.MaxInFlight).WithRetryAfter(time.Second))
+	turn := g.refusals.Reserve()
+	if wait := turn.Delay(); wait > maxRefusalWait {
+		turn.Cancel()
+	} else if wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-g.closing.Done():
+		}
+	}
+	problem.Write(w, fault.New(fault.TooManyRequests, detail, args...).WithRetryAfter(time.Second))
 }
 
 // serveImport lets a large body stream through, as long as it keeps moving.
 func (g *Gateway) serveImport(w http.ResponseWriter, r *http.Request, route string) {
 	if g.inFlight.Add(1) > int64(g.cfg.MaxInFlight) {
 		g.inFlight.Add(-1)
-		g.refuse(w)
+		g.refuseFull(w)
 		return
 	}
 	defer g.inFlight.Add(-1)
