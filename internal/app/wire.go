@@ -201,25 +201,19 @@ func ended(out *inventory.Outcome, err error) (orderservice.HoldState, error) {
 }
 
 func (s stock) Closings(ctx context.Context, after uint64, limit int) ([]orderservice.Closing, uint64, error) {
-	entries, err := s.inventory.Ledger(ctx, after, limit)
+	entries, last, err := s.inventory.Closings(ctx, after, limit)
 	if err != nil {
 		return nil, after, err
 	}
 	var closings []orderservice.Closing
-	last := after
 	for i := range entries {
 		e := &entries[i]
-		last = e.Seq
-		state := closingState(e.Kind)
-		if state == 0 || e.OrderID == "" {
-			continue
-		}
 		if n := len(closings); n > 0 && closings[n-1].ReservationID == e.ReservationID {
 			closings[n-1].Seq = e.Seq // another line of the same reservation
 			continue
 		}
 		closings = append(closings, orderservice.Closing{
-			Seq: e.Seq, Time: e.Time, OrderID: e.OrderID, ReservationID: e.ReservationID, State: state, Reference: e.Reference,
+			Seq: e.Seq, Time: e.Time, OrderID: e.OrderID, ReservationID: e.ReservationID, State: closingState(e.Kind), Reference: e.Reference,
 		})
 	}
 	return closings, last, nil

@@ -3,6 +3,7 @@
 package catalogue
 
 import (
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -31,6 +32,31 @@ type SKU struct {
 //
 //nolint:gochecknoglobals // a constant
 var Policies = [...]string{"reserve", "track", "untracked"}
+
+// PolicyIndex returns where in Policies the policy stands, 0 for one that is unknown.
+func PolicyIndex(policy string) uint8 {
+	return uint8(max(slices.Index(Policies[:], policy), 0)) //nolint:gosec // below 3
+}
+
+// Offer is what pricing needs of a SKU, small enough to keep a million in memory.
+type Offer struct {
+	Amount   int64 // minor units
+	currency [3]byte
+	policy   uint8 // index into Policies
+}
+
+// OfferOf returns the SKU's offer.
+func OfferOf(sku SKU) Offer {
+	o := Offer{Amount: sku.Amount, policy: PolicyIndex(sku.Policy)}
+	copy(o.currency[:], sku.Currency)
+	return o
+}
+
+// Currency returns the ISO 4217 code.
+func (o Offer) Currency() string { return string(o.currency[:]) }
+
+// Policy returns the stock policy.
+func (o Offer) Policy() string { return Policies[o.policy] }
 
 // Put is the wish to create or replace a SKU.
 type Put struct {

@@ -90,10 +90,13 @@ type Gateway struct {
 	labels   sync.Map // route → context with its pprof labels
 	refusals *rate.Limiter
 	inFlight atomic.Int64
-	streams  atomic.Int64
-	buffers  sync.Pool
-	closing  context.Context //nolint:containedctx // ends the event streams, which outlive any one call
-	close    context.CancelFunc
+	// manyInFlight is from how many requests on shedding helps: the wait that a few
+	// heavy ones make is their own.
+	manyInFlight int64
+	streams      atomic.Int64
+	buffers      sync.Pool
+	closing      context.Context //nolint:containedctx // ends the event streams, which outlive any one call
+	close        context.CancelFunc
 }
 
 const (
@@ -117,6 +120,7 @@ func New(cfg Config, ops oas.Handler, feed *event.Feed) (*Gateway, error) {
 		}
 	}
 	g.refusals = rate.NewLimiter(rate.Limit(refusalsPerSecond*runtime.GOMAXPROCS(0)), refusalsPerSecond/10)
+	g.manyInFlight = int64(min(8*runtime.GOMAXPROCS(0), g.cfg.MaxInFlight/4))
 	g.closing, g.close = context.WithCancel(context.Background())
 	var err error
 	g.api, err = oas.NewServer(ops,
@@ -172,7 +176,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	if strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != pathStream {
 		// Saves the mux its search: nearly every request comes here.
-		if g.shed != nil && isNewWork(route) && g.shed.refuses() {
+		if g.shed != nil && isNewWork(route) && g.inFlight.Load() >= g.manyInFlight && g.shed.refuses() {
 			g.refuse(rec, "requests wait more than %v before they are looked at, so a part of the new ones is refused", g.cfg.MaxWait)
 			return
 		}

@@ -67,6 +67,10 @@ func TestGateway_ShedsNewWorkAndNotItsLaterSteps(t *testing.T) {
 		}
 		return n
 	}
+	if n := refused("POST", "/v1/orders"); n != 0 {
+		t.Errorf("%d of 200 orders were refused, with none in flight", n)
+	}
+	g.inFlight.Add(g.manyInFlight)
 	if n := refused("POST", "/v1/orders"); n == 0 {
 		t.Error("no new order was refused")
 	}

@@ -20,7 +20,8 @@
 // A commit that fails leaves its outcome unknown: it may or may not be on disk.
 // The Batcher then stops for good: callers get fault.Unavailable, which tells them
 // to repeat with the same idempotency key once the process has restarted and read
-// what is really there.
+// what is really there. A store that reads everything afresh for each batch can go on
+// instead: it returns a *BatchError.
 package groupcommit
 
 import (
@@ -44,16 +45,29 @@ type Applier[Req, Res any] interface {
 	// changed and returns without waiting for it to be durable. A nil Commit
 	// says that nothing was written.
 	//
-	// An error or a panic means that the store cannot go on; it stops the Batcher.
+	// A *BatchError fails this batch alone. Any other error or a panic means that the
+	// store cannot go on; it stops the Batcher.
 	Apply(reqs []Req, res []Res) (Commit, error)
 }
 
 // Commit is a commit that is being made durable.
 type Commit interface {
 	// Wait returns when the commit is durable, or with an error when that is
-	// not certain. It is called once.
+	// not certain. It is called once. It may still change the answers of its batch: a
+	// store that has to decide a batch again does so here. Errors mean what they mean
+	// for Apply.
 	Wait() error
 }
+
+// BatchError is the failure of one batch by a store that can go on with the next, such
+// as a database that could not be reached. Every caller of the batch gets Err.
+type BatchError struct{ Err error }
+
+// Error returns what failed.
+func (e *BatchError) Error() string { return "batch failed: " + e.Err.Error() }
+
+// Unwrap returns what every caller gets.
+func (e *BatchError) Unwrap() error { return e.Err }
 
 // Config of a Batcher. The zero value is ready for use.
 type Config struct {
@@ -432,7 +446,8 @@ func (b *Batcher[Req, Res]) finish() {
 		if f.err == nil && f.commit != nil {
 			f.err = wait(f.commit)
 		}
-		if f.err != nil {
+		only, ok := errors.AsType[*BatchError](f.err)
+		if f.err != nil && !ok {
 			b.fail(f.err)
 		}
 		if !f.late.Stop() {
@@ -444,8 +459,11 @@ func (b *Batcher[Req, Res]) finish() {
 			b.advance.Swap(newSignal()).close()
 		}
 		for _, t := range f.tickets {
-			if b.Err() != nil {
+			switch {
+			case b.Err() != nil:
 				t.err = b.unavailable()
+			case only != nil:
+				t.err = only.Err
 			}
 			t.answer <- struct{}{}
 		}

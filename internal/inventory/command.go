@@ -35,6 +35,9 @@ type ReserveCommand struct {
 	Memory Memory
 }
 
+// ReserveKeys are what finds an earlier try of a ReserveCommand.
+type ReserveKeys struct{ Key, Memory string }
+
 // CommitCommand sells what a reservation holds: everything, or exactly Lines, with the
 // rest released.
 type CommitCommand struct {

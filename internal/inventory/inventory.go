@@ -162,6 +162,11 @@ const (
 	EntryExpired
 )
 
+// Closes reports whether entries of the kind end a reservation, or a line of it.
+func (k EntryKind) Closes() bool {
+	return k == EntryCommitted || k == EntryReleased || k == EntryExpired
+}
+
 // Entry is one line of the append-only ledger. Replaying all entries gives every level.
 type Entry struct {
 	Seq           uint64 // position, from 1; set by the store

@@ -37,25 +37,12 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Offer is what pricing needs of a SKU.
-type Offer struct {
-	Amount   int64 // minor units
-	currency [3]byte
-	policy   uint8 // index into catalogue.Policies
-}
-
-// Currency returns the ISO 4217 code.
-func (o Offer) Currency() string { return string(o.currency[:]) }
-
-// Policy returns the stock policy.
-func (o Offer) Policy() string { return catalogue.Policies[o.policy] }
-
 // Store is a catalogueservice.Store.
 type Store struct {
 	cfg     Config
 	db      *pebbledb.DB
 	batcher *groupcommit.Batcher[catalogue.Put, catalogueservice.PutResult]
-	offers  *xsync.Map[string, Offer]
+	offers  *xsync.Map[string, catalogue.Offer]
 }
 
 // Open reads the offers into memory and starts the group commit.
@@ -64,10 +51,10 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Store{cfg: cfg, db: db, offers: xsync.NewMap[string, Offer]()}
+	s := &Store{cfg: cfg, db: db, offers: xsync.NewMap[string, catalogue.Offer]()}
 	err := s.each(nil, func(key, value []byte) (bool, error) {
 		sku, err := decode(string(key), value, false)
-		s.offers.Store(sku.Code, offer(sku))
+		s.offers.Store(sku.Code, catalogue.OfferOf(sku))
 		return true, err
 	})
 	if err != nil {
@@ -94,7 +81,7 @@ func (s *Store) Err() error { return s.batcher.Err() }
 func (s *Store) Queued() int { return s.batcher.Queued() }
 
 // Offer returns what pricing needs of the SKU, from memory.
-func (s *Store) Offer(code string) (Offer, bool) { return s.offers.Load(code) }
+func (s *Store) Offer(code string) (catalogue.Offer, bool) { return s.offers.Load(code) }
 
 // Put carries out wishes; see catalogueservice.Store.
 func (s *Store) Put(ctx context.Context, puts []catalogue.Put) ([]catalogueservice.PutResult, error) {
@@ -165,7 +152,7 @@ func (s *Store) Apply(puts []catalogue.Put, out []catalogueservice.PutResult) (g
 		return nil, err
 	}
 	for code, sku := range changed {
-		s.offers.Store(code, offer(*sku))
+		s.offers.Store(code, catalogue.OfferOf(*sku))
 	}
 	return commit, nil
 }
@@ -209,15 +196,9 @@ func rowKey(code string) []byte {
 	return append(bytes.Clone(prefixSKU), code...)
 }
 
-func offer(sku catalogue.SKU) Offer {
-	o := Offer{Amount: sku.Amount, policy: uint8(max(slices.Index(catalogue.Policies[:], sku.Policy), 0))}
-	copy(o.currency[:], sku.Currency)
-	return o
-}
-
 func encode(sku catalogue.SKU) []byte {
 	b := make([]byte, 0, 32+len(sku.Title))
-	b = append(b, recordVersion, offer(sku).policy)
+	b = append(b, recordVersion, catalogue.PolicyIndex(sku.Policy))
 	b = binary.AppendVarint(b, sku.Amount)
 	b = append(b, sku.Currency...)
 	b = binary.AppendUvarint(b, sku.Version)

@@ -166,6 +166,13 @@ func appendEntry(b []byte, e *inventory.Entry) ([]byte, error) {
 	return pebbledb.AppendString(b, e.Reason), nil
 }
 
+// entryKind decodes only what an entry did.
+func entryKind(record []byte) (inventory.EntryKind, error) {
+	d := pebbledb.Decode(record)
+	d.Byte()
+	return inventory.EntryKind(d.Byte()), d.Err()
+}
+
 func decodeEntry(seq uint64, record []byte) (inventory.Entry, error) {
 	d := pebbledb.Decode(record)
 	d.Byte()

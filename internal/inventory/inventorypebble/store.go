@@ -168,14 +168,14 @@ func (s *Store) Level(ctx context.Context, p inventory.Place) (inventory.Level, 
 	return level, ok, s.barrier(ctx)
 }
 
-// Available returns what can be had at p right now.
-func (s *Store) Available(p inventory.Place) int64 {
+// SoldOut reports whether there is nothing to be had at p right now.
+func (s *Store) SoldOut(p inventory.Place) bool {
 	c, _ := s.levels.Load(p)
-	return c.onHand - c.reserved
+	return c.onHand <= c.reserved
 }
 
 // Known reports whether an earlier try of cmd may have been carried out.
-func (s *Store) Known(cmd *inventory.ReserveCommand) (bool, error) {
+func (s *Store) Known(_ context.Context, cmd *inventory.ReserveCommand) (bool, error) {
 	if cmd.Key != "" {
 		if _, ok := s.schedule.find(slotOf([16]byte{}, cmd.Key)); ok {
 			return true, nil
@@ -242,6 +242,26 @@ func (s *Store) Due(_ context.Context, now time.Time, limit int) ([]string, erro
 // Ledger returns entries; see inventoryservice.Store.
 func (s *Store) Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error) {
 	return readLog(ctx, s, s.ledger, after, limit, decodeEntry)
+}
+
+// Closings returns the entries that ended orders' reservations; see inventoryservice.Store.
+func (s *Store) Closings(ctx context.Context, after uint64, limit int) (found []inventory.Entry, last uint64, err error) {
+	last = after
+	err = s.ledger.Read(s.db, after, func(n uint64, record []byte) (bool, error) {
+		last = n
+		if kind, err := entryKind(record); err != nil || !kind.Closes() {
+			return err == nil, err
+		}
+		e, err := decodeEntry(n, record)
+		if err == nil && e.OrderID != "" {
+			found = append(found, e)
+		}
+		return len(found) < limit, err
+	})
+	if err != nil {
+		return nil, after, err
+	}
+	return found, last, s.barrier(ctx)
 }
 
 // Crossings returns crossings; see inventoryservice.Store.

@@ -60,7 +60,7 @@ func TestStore_KeepsThePromisesOfAnInventoryStore(t *testing.T) {
 	inventorytest.Run(t, func(t *testing.T) *inventorytest.Fixture {
 		t.Helper()
 		f := newFolder(t)
-		return &inventorytest.Fixture{Store: f.store, Clock: f.clock, Reopen: func() inventorytest.Store {
+		return &inventorytest.Fixture{Store: f.store, Clock: f.clock, Exact: true, Reopen: func() inventorytest.Store {
 			f.close()
 			f.open()
 			return f.store

@@ -28,17 +28,20 @@ type Store interface {
 	Level(ctx context.Context, p inventory.Place) (level inventory.Level, ok bool, err error)
 	// Levels returns up to limit levels after the given place whose SKU has the prefix, in order.
 	Levels(ctx context.Context, prefix string, after inventory.Place, limit int) ([]inventory.Level, error)
-	// Available is a quick look at what can be had at p: it does not wait for
-	// anything to be durable and may be stale for a moment.
-	Available(p inventory.Place) int64
+	// SoldOut is a quick look, in memory, whether there is nothing to be had at p. It may
+	// be stale for 200 ms, and false where the store does not know.
+	SoldOut(p inventory.Place) bool
 	// Known is a quick look at whether an earlier try of cmd may have been carried out.
-	Known(cmd *inventory.ReserveCommand) (bool, error)
+	Known(ctx context.Context, cmd *inventory.ReserveCommand) (bool, error)
 	// Reservation returns the reservation or fault.ReservationNotFound.
 	Reservation(ctx context.Context, id string) (inventory.Reservation, error)
 	// Due returns up to limit active reservations whose time has passed at now.
 	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
 	// Ledger returns up to limit entries after the given position, oldest first.
 	Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error)
+	// Closings returns up to limit entries after the given position that ended an order's
+	// reservation, oldest first, and the position up to which there are no others.
+	Closings(ctx context.Context, after uint64, limit int) (entries []inventory.Entry, last uint64, err error)
 	// Crossings returns up to limit crossings after the given position, oldest first.
 	Crossings(ctx context.Context, after uint64, limit int) ([]inventory.Crossing, error)
 }
@@ -119,7 +122,7 @@ func (s *Service) reserve(ctx context.Context, cmds []*inventory.ReserveCommand,
 	var work []inventory.Command
 	var index []int
 	for i, c := range cmds {
-		if err := s.prepare(c); err != nil {
+		if err := s.prepare(ctx, c); err != nil {
 			outcomes[i].Err = err
 			continue
 		}
@@ -137,7 +140,7 @@ func (s *Service) reserve(ctx context.Context, cmds []*inventory.ReserveCommand,
 }
 
 // prepare validates c, sets the policies of its lines, and refuses what is sold out.
-func (s *Service) prepare(c *inventory.ReserveCommand) error {
+func (s *Service) prepare(ctx context.Context, c *inventory.ReserveCommand) error {
 	for i := range c.Lines {
 		c.Lines[i].Location = cmp.Or(c.Lines[i].Location, inventory.DefaultLocation)
 	}
@@ -152,7 +155,7 @@ func (s *Service) prepare(c *inventory.ReserveCommand) error {
 		return nil
 	}
 	// What is sold out may be held by an earlier try of this very command.
-	known, err := s.store.Known(c)
+	known, err := s.store.Known(ctx, c)
 	if err != nil {
 		return fmt.Errorf("look up reservation key: %w", err)
 	}
@@ -167,7 +170,7 @@ func (s *Service) prepare(c *inventory.ReserveCommand) error {
 func (s *Service) soldOut(lines []inventory.Line) []fault.Line {
 	var short []fault.Line
 	for _, l := range lines {
-		if l.Policy == inventory.Reserve && s.store.Available(l.Place) <= 0 {
+		if l.Policy == inventory.Reserve && s.store.SoldOut(l.Place) {
 			short = append(short, fault.Line{SKU: l.SKU, Location: l.Location, Requested: l.Quantity})
 		}
 	}
@@ -318,9 +321,10 @@ func (s *Service) Reservation(ctx context.Context, id string) (inventory.Reserva
 	return r, nil
 }
 
-// Ledger reads the ledger; see Store.Ledger.
-func (s *Service) Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error) {
-	return s.store.Ledger(ctx, after, limit)
+// Closings returns up to limit ledger entries after the given position that ended an
+// order's reservation, oldest first, and the position up to which there are no others.
+func (s *Service) Closings(ctx context.Context, after uint64, limit int) ([]inventory.Entry, uint64, error) {
+	return s.store.Closings(ctx, after, limit)
 }
 
 // expireChunk bounds how many reservations one command expires.

@@ -1,0 +1,223 @@
+package pgdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/penstockhq/penstock/internal/groupcommit"
+)
+
+// Work is one batch that is to be decided and written.
+type Work interface {
+	// Read queues what must be read and locked to decide. again says that an earlier
+	// attempt met a conflict: now everything must be looked at that could be the cause.
+	// Reading nothing saves a round trip.
+	Read(b *pgx.Batch, again bool)
+	// Decide decides everything and queues what is to be written; nothing for nothing.
+	// It may be called more than once, each time from the beginning.
+	Decide(b *pgx.Batch) error
+	// Committed is called when the batch is durable, or when it wrote nothing.
+	Committed()
+}
+
+const (
+	maxAttempts = 10
+	// resolveFor is how long the outcome of a broken commit is looked for.
+	resolveFor = 3 * time.Second
+)
+
+// Begin decides work and begins to write it; a groupcommit.Applier returns what it
+// returns. Whatever goes wrong fails this batch alone, as a *groupcommit.BatchError:
+// nothing is remembered in memory that the database could contradict.
+func (db *DB) Begin(work Work) (groupcommit.Commit, error) {
+	t := &transaction{db: db, work: work}
+	if err := t.start(); err != nil {
+		return t.again(err)
+	}
+	if t.results == nil {
+		work.Committed()
+		return nil, nil //nolint:nilnil // nothing was written
+	}
+	return t, nil
+}
+
+// transaction is one attempt after the other at a batch.
+type transaction struct {
+	db      *DB
+	work    Work
+	attempt int
+
+	conn    *pgxpool.Conn
+	cancel  context.CancelFunc
+	results pgx.BatchResults // of the last round trip; nil where nothing is written
+	queued  int
+	xid     string // "" where it is not known
+}
+
+// start begins an attempt: it reads, decides, and sends what is to be written. After an
+// error nothing has been written.
+func (t *transaction) start() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), t.db.cfg.AcquireTimeout)
+	t.conn, err = t.db.batches.Acquire(ctx)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("get a connection: %w", err)
+	}
+	ctx, t.cancel = context.WithTimeout(context.Background(), 2*t.db.cfg.StatementTimeout)
+	defer func() {
+		if err != nil || t.results == nil {
+			t.rollback()
+		}
+	}()
+	t.xid, t.results = "", nil
+	var read, write pgx.Batch
+	t.begin(&read)
+	head := read.Len()
+	t.work.Read(&read, t.attempt > 0)
+	together := read.Len() == head // nothing to read: begin and write in one go
+	if together {
+		t.begin(&write)
+	} else {
+		read.Queue("SELECT pg_current_xact_id()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&t.xid) })
+		if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+	}
+	before := write.Len()
+	if err := t.work.Decide(&write); err != nil {
+		return err
+	}
+	if write.Len() == before {
+		return nil
+	}
+	write.Queue("COMMIT")
+	t.queued = write.Len()
+	t.results = t.conn.SendBatch(ctx, &write)
+	return nil
+}
+
+func (t *transaction) begin(b *pgx.Batch) {
+	b.Queue("BEGIN")
+	// Local to the transaction, so that a pooler in between cannot leave them to others.
+	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)",
+		milliseconds(t.db.cfg.LockTimeout), milliseconds(t.db.cfg.StatementTimeout))
+}
+
+// rollback gives the connection back; one that is broken is dropped by the pool.
+func (t *transaction) rollback() {
+	if t.conn == nil {
+		return
+	}
+	if !t.conn.Conn().IsClosed() && t.conn.Conn().PgConn().TxStatus() != 'I' {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_, err := t.conn.Exec(ctx, "ROLLBACK")
+		cancel()
+		if err != nil {
+			_ = t.conn.Conn().Close(context.Background()) // the server rolls back what it loses
+		}
+	}
+	t.release()
+}
+
+func (t *transaction) release() {
+	t.cancel()
+	t.conn.Release()
+	t.conn = nil
+}
+
+// Wait returns when the batch is durable; see groupcommit.Commit.
+func (t *transaction) Wait() error {
+	err := t.finish()
+	if err == nil {
+		t.work.Committed()
+		return nil
+	}
+	commit, err := t.again(err)
+	if err != nil || commit == nil {
+		return err
+	}
+	return commit.Wait()
+}
+
+// finish reads the answers to what was sent.
+func (t *transaction) finish() error {
+	var err error
+	for range t.queued {
+		if _, e := t.results.Exec(); e != nil && err == nil {
+			err = e
+		}
+	}
+	if e := t.results.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		t.release()
+		return nil
+	}
+	broken := t.conn.Conn().IsClosed() || code(err) == ""
+	t.rollback()
+	if broken {
+		return t.resolve(err)
+	}
+	return fmt.Errorf("write: %w", err)
+}
+
+// errAborted says that a broken commit did not happen.
+var errAborted = errors.New("the connection broke and the transaction was rolled back")
+
+// resolve finds out what became of a commit whose connection broke.
+func (t *transaction) resolve(cause error) error {
+	if t.xid == "" {
+		// A batch that read nothing is decided again: what it may have written is found by its keys.
+		return fmt.Errorf("%w: %w", errAborted, cause)
+	}
+	deadline := time.Now().Add(resolveFor)
+	for attempt := 0; time.Now().Before(deadline); attempt++ {
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
+		var status *string
+		err := t.db.reads.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8)", t.xid).Scan(&status)
+		cancel()
+		switch {
+		case err != nil || status == nil:
+		case *status == "committed":
+			return nil
+		case *status == "aborted":
+			return fmt.Errorf("%w: %w", errAborted, cause)
+		}
+		pause(attempt + 4)
+	}
+	return unknown(cause)
+}
+
+// again decides the batch anew where that can help, and fails it where not.
+func (t *transaction) again(err error) (groupcommit.Commit, error) {
+	until := time.Now().Add(resolveFor)
+	for isConflict(err) && t.attempt < maxAttempts || errors.Is(err, errAborted) && time.Now().Before(until) {
+		aborted := errors.Is(err, errAborted)
+		t.attempt++
+		pause(t.attempt)
+		next := t.start()
+		if next == nil && t.results == nil {
+			t.work.Committed()
+			return nil, nil //nolint:nilnil // nothing was written
+		}
+		if next == nil {
+			return t, nil
+		}
+		if aborted && !isOurs(next) && !isConflict(next) {
+			next = fmt.Errorf("%w: %w", errAborted, next) // not back yet
+		}
+		err = next
+	}
+	if errors.Is(err, errAborted) {
+		if t.xid == "" {
+			return nil, &groupcommit.BatchError{Err: unknown(err)}
+		}
+	}
+	return nil, &groupcommit.BatchError{Err: t.db.Fault(err)}
+}

@@ -1,0 +1,222 @@
+// Package pgserver runs a private PostgreSQL from the binaries that are installed, in a
+// temporary folder on a free port of loopback: for the demo, benchmarks and tests, which
+// may kill it. It is not for production data.
+package pgserver
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ErrNotInstalled says that there are no PostgreSQL binaries.
+var ErrNotInstalled = errors.New("PostgreSQL is not installed: initdb and postgres are neither in PATH nor in /usr/lib/postgresql; " +
+	"install it (Debian: apt-get install postgresql), or give the URL of a server")
+
+// Config of a Server. The zero value is ready for use.
+type Config struct {
+	// Settings are lines of postgresql.conf, such as "max_connections": "200".
+	Settings map[string]string
+}
+
+// Server is a PostgreSQL process. Make one with Start, end it with Stop.
+type Server struct {
+	bin, dir string
+	port     int
+	owner    *account
+	settings map[string]string
+	process  *exec.Cmd
+	exited   chan struct{}
+	log      *os.File
+}
+
+// find returns the folder of the newest installed binaries.
+func find() (string, error) {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb") // the pattern is right
+	if len(found) == 0 {
+		return "", ErrNotInstalled
+	}
+	newest := slices.MaxFunc(found, func(a, b string) int { return cmp.Compare(version(a), version(b)) })
+	return filepath.Dir(newest), nil
+}
+
+func version(path string) int {
+	n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path)))) // 0 sorts first
+	return n
+}
+
+// Start makes a cluster and starts a server on it. It takes a second or two.
+func Start(ctx context.Context, cfg Config) (s *Server, err error) {
+	bin, err := find()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "penstock-postgres-")
+	if err != nil {
+		return nil, fmt.Errorf("private PostgreSQL: %w", err)
+	}
+	s = &Server{bin: bin, dir: dir, settings: cfg.Settings}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	if s.owner, err = ownerOf(dir); err != nil {
+		return nil, err
+	}
+	if s.port, err = freePort(ctx); err != nil {
+		return nil, err
+	}
+	out, err := s.command(ctx, "initdb", "--pgdata", s.data(), "--username", "postgres", "--auth", "trust",
+		"--encoding", "UTF8", "--locale", "C", "--no-sync").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("private PostgreSQL: initdb: %w: %s", err, bytes.TrimSpace(out))
+	}
+	if err := s.Restart(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// command runs a binary as an account that PostgreSQL accepts: it refuses root.
+func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	s.owner.apply(cmd)
+	return cmd
+}
+
+// URL is the connection string of a database on the server.
+func (s *Server) URL(database string) string {
+	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
+}
+
+// Dir is where the server has its files.
+func (s *Server) Dir() string { return s.dir }
+
+// Restart starts the server after Stop was not called but Kill was, or the first time,
+// and returns when it takes connections.
+func (s *Server) Restart(ctx context.Context) error {
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1"}
+	for name, value := range s.settings {
+		args = append(args, "-c", name+"="+value)
+	}
+	var err error
+	if s.log, err = os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+		return fmt.Errorf("private PostgreSQL: %w", err)
+	}
+	s.process = s.command(context.WithoutCancel(ctx), "postgres", args...)
+	s.process.Stdout, s.process.Stderr = s.log, s.log
+	if err := s.process.Start(); err != nil {
+		return errors.Join(fmt.Errorf("private PostgreSQL: %w", err), s.log.Close())
+	}
+	s.exited = make(chan struct{})
+	go func() { // ends with the process
+		_ = s.process.Wait() // its log says why
+		_ = s.log.Close()
+		close(s.exited)
+	}()
+	return s.ready(ctx)
+}
+
+func (s *Server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-s.exited:
+			log, _ := os.ReadFile(filepath.Join(s.dir, "log")) // without it the error is shorter
+			return fmt.Errorf("private PostgreSQL ended at once: %s", bytes.TrimSpace(log))
+		case <-ctx.Done():
+			return fmt.Errorf("private PostgreSQL does not take connections: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Create makes an empty database.
+func (s *Server) Create(ctx context.Context, database string) (url string, err error) {
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return "", fmt.Errorf("private PostgreSQL: %w", err)
+	}
+	_, err = conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{database}.Sanitize())
+	if err = errors.Join(err, conn.Close(ctx)); err != nil {
+		return "", fmt.Errorf("create database %s: %w", database, err)
+	}
+	return s.URL(database), nil
+}
+
+// Kill ends the server and every process of it at once, as a crash would.
+func (s *Server) Kill() error {
+	return s.signal(os.Kill)
+}
+
+// Stop ends the server, cutting what is connected, and removes its files.
+func (s *Server) Stop() error {
+	return errors.Join(s.signal(os.Interrupt), os.RemoveAll(s.dir))
+}
+
+func (s *Server) signal(sig os.Signal) error {
+	select {
+	case <-s.exited:
+		return nil
+	default:
+	}
+	if sig == os.Kill {
+		// The postmaster's children notice that it is gone and end by themselves.
+		s.killChildren()
+	}
+	if err := s.process.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end private PostgreSQL: %w", err)
+	}
+	<-s.exited
+	return nil
+}
+
+// killChildren kills the server's backends, where the system tells which they are.
+func (s *Server) killChildren() {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.process.Process.Pid))
+	if err != nil {
+		return
+	}
+	// First the postmaster, so that it does not begin a recovery of its own.
+	_ = s.process.Process.Kill()
+	for _, field := range strings.Fields(string(raw)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			if p, err := os.FindProcess(pid); err == nil {
+				_ = p.Kill() // it may be gone already
+			}
+		}
+	}
+}
+
+func freePort(ctx context.Context) (int, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener's
+	return port, l.Close()
+}

@@ -1,0 +1,102 @@
+// Package testkit has what tests of several packages need: a private PostgreSQL. It is
+// imported from tests alone.
+package testkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/penstockhq/penstock/internal/pgdb"
+	"github.com/penstockhq/penstock/internal/pgserver"
+)
+
+// fast are settings that only a server may have whose data is worth nothing.
+func fast() map[string]string {
+	return map[string]string{"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "400"}
+}
+
+//nolint:gochecknoglobals // one server for all tests of a process
+var shared struct {
+	start     sync.Once
+	server    *pgserver.Server
+	err       error
+	databases atomic.Int64
+}
+
+// Main runs a package's tests, ends the PostgreSQL that they shared, and fails if a
+// goroutine is left.
+func Main(m *testing.M) {
+	code := m.Run()
+	if shared.server != nil {
+		if err := shared.server.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Database returns the URL of a fresh database on a server that the package's tests
+// share; its TestMain must be Main. Where PostgreSQL is not installed the test is
+// skipped, or fails if CI=true.
+func Database(t testing.TB) string {
+	t.Helper()
+	shared.start.Do(func() {
+		shared.server, shared.err = pgserver.Start(context.Background(), pgserver.Config{Settings: fast()})
+	})
+	need(t, shared.err)
+	url, err := shared.server.Create(context.Background(), fmt.Sprintf("test%d", shared.databases.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+// Server returns a server of the test's own, which it may kill.
+func Server(t testing.TB) *pgserver.Server {
+	t.Helper()
+	server, err := pgserver.Start(context.Background(), pgserver.Config{})
+	need(t, err)
+	t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return server
+}
+
+// Open opens a database that the test's end closes.
+func Open(t testing.TB, url string) *pgdb.DB {
+	t.Helper()
+	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: url, StatementTimeout: 30 * time.Second, LockTimeout: 30 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}
+
+func need(t testing.TB, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case errors.Is(err, pgserver.ErrNotInstalled) && os.Getenv("CI") != "true":
+		t.Skip(err)
+	default:
+		t.Fatal(err)
+	}
+}
