@@ -21,19 +21,20 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/penstockhq/penstock/api"
-	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
 	"github.com/penstockhq/penstock/internal/gateway"
 	"github.com/penstockhq/penstock/internal/groupcommit"
-	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
-	"github.com/penstockhq/penstock/internal/order/orderpebble"
-	"github.com/penstockhq/penstock/internal/pebbledb"
+	"github.com/penstockhq/penstock/internal/order/orderservice"
+	"github.com/penstockhq/penstock/internal/pgdb"
 	"github.com/penstockhq/penstock/internal/telemetry"
 )
 
 // Config of an App.
 type Config struct {
-	// Dir is the data folder.
+	// Dir is the data folder, where Postgres is nil.
 	Dir string
+	// Postgres is the database to use instead of a data folder; any number of processes
+	// may use one. Defaults to none.
+	Postgres *pgdb.Config
 	// HTTP is the address of the API. Defaults to 127.0.0.1:8080; port 0 takes any.
 	HTTP string
 	// Ops is the address of the operational port. Defaults to 127.0.0.1:6060.
@@ -59,8 +60,10 @@ type Config struct {
 	Batch groupcommit.Config
 	// Gateway bounds the edge; see gateway.Config for defaults.
 	Gateway gateway.Config
-	// Now is the clock. Defaults to time.Now.
+	// Now is the clock. Defaults to time.Now, and for what is decided in PostgreSQL to
+	// the database's.
 	Now func() time.Time
+	now func() time.Time // as it was given
 	// Logger gets what operators must know. Defaults to none.
 	Logger *slog.Logger
 }
@@ -71,6 +74,7 @@ func (c Config) withDefaults() Config {
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 10*time.Second)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 20*time.Second)
+	c.now = c.Now
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -87,10 +91,10 @@ func (c Config) withDefaults() Config {
 type App struct {
 	cfg       Config
 	registry  *prometheus.Registry
-	db        *pebbledb.DB
-	catalogue *cataloguepebble.Store
-	inventory *inventorypebble.Store
-	orders    *orderpebble.Store
+	backend   backend
+	catalogue catalogueStore
+	inventory inventoryStore
+	orders    orderStore
 	services  services
 	gateway   *gateway.Gateway
 
@@ -124,7 +128,7 @@ func (a *App) Start(ctx context.Context) error {
 		}
 		a.parts = append(a.parts, part{step.name, stop})
 	}
-	a.cfg.Logger.Info("penstock is ready", "http", a.HTTPAddr(), "ops", a.OpsAddr(), "data", a.cfg.Dir)
+	a.cfg.Logger.Info("penstock is ready", "http", a.HTTPAddr(), "ops", a.OpsAddr(), "data", a.backend.place())
 	return nil
 }
 
@@ -166,6 +170,9 @@ func (a *App) stopParts(ctx context.Context) error {
 // again to read what is really on disk.
 func (a *App) Failed() <-chan error { return a.failed }
 
+// Orders returns the orders' use cases, once started, for programs that have no need of HTTP.
+func (a *App) Orders() *orderservice.Service { return a.services.orders }
+
 // HTTPAddr returns the address that the API listens on, once started.
 func (a *App) HTTPAddr() string { return a.http.addr() }
 
@@ -184,7 +191,7 @@ func (a *App) Ready() error {
 			return fmt.Errorf("%s failed: %w", name, err)
 		}
 	}
-	return a.db.CheckSpace(a.cfg.Now())
+	return a.backend.ready(a.cfg.Now())
 }
 
 // server is an http.Server with its listener.

@@ -221,7 +221,7 @@ func TestEdge_AClientThatGoesAwayLeavesAWholeOrderOrNone(t *testing.T) {
 		_, err := r.client.PlaceOrder(ctx, want("A", 1), oas.PlaceOrderParams{IdempotencyKey: "k"})
 		gone <- err
 	}()
-	until(t, "the request being decided", func() bool { return r.inventory.Active() == 1 })
+	until(t, "the request being decided", func() bool { return r.active() == 1 })
 	cancel()
 	<-gone
 	release()

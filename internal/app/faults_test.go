@@ -192,7 +192,7 @@ func TestStop_FinishesWhatIsInFlight(t *testing.T) {
 	release := d.stall(t)
 	answered := make(chan error, 1)
 	go func() { _, err := r.place("k", want("A", 1)); answered <- err }()
-	until(t, "the request being decided", func() bool { return r.inventory.Active() == 1 })
+	until(t, "the request being decided", func() bool { return r.active() == 1 })
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Stop(context.Background()) }()
 	until(t, "the process turning unready", func() bool { return r.Ready() != nil })
@@ -258,7 +258,7 @@ func TestVerify_FindsEveryKindOfDamage(t *testing.T) {
 				if err := db.Delete([]byte(k), nil); err != nil {
 					t.Fatal(err)
 				}
-				report, err := audit.Run(context.Background(), db)
+				report, err := audit.Folder(context.Background(), db)
 				if err == nil && (report.OK || !strings.Contains(strings.Join(report.Problems, "\n"), what)) {
 					t.Errorf("without row %q: %+v", k, report)
 				}
@@ -266,7 +266,7 @@ func TestVerify_FindsEveryKindOfDamage(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if report, err := audit.Run(context.Background(), db); err != nil || !report.OK {
+			if report, err := audit.Folder(context.Background(), db); err != nil || !report.OK {
 				t.Fatalf("put back: %+v, %v", report, err)
 			}
 		})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/penstockhq/penstock/api/gen/oas"
 	"github.com/penstockhq/penstock/internal/app/audit"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,7 +98,7 @@ func start(t testing.TB, fs vfs.FS, change func(*Config)) *run {
 func (r *run) stop() {
 	r.t.Helper()
 	r.http.CloseIdleConnections()
-	if err := r.Stop(context.Background()); err != nil && r.inventory.Err() == nil && r.orders.Err() == nil {
+	if err := r.Stop(context.Background()); err != nil && r.storesFailed() == nil {
 		r.t.Error(err)
 	}
 }
@@ -158,6 +159,14 @@ func (r *run) level(sku string) *oas.StockLevel {
 	return l
 }
 
+// active returns how many reservations hold stock in the data folder.
+func (r *run) active() int {
+	r.t.Helper()
+	return r.inventory.(*inventorypebble.Store).Active()
+}
+
+func (r *run) storesFailed() error { return errors.Join(r.inventory.Err(), r.orders.Err()) }
+
 // until waits for something that happens by itself.
 func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -184,7 +193,7 @@ func refused(t testing.TB, err error, status int, slug string) *oas.ProblemStatu
 // verified audits what is stored and expects nothing to disagree.
 func (r *run) verified() *audit.Report {
 	r.t.Helper()
-	report, err := audit.Run(context.Background(), r.db)
+	report, err := r.backend.audit(context.Background())
 	if err != nil {
 		r.t.Fatal(err)
 	}

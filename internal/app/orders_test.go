@@ -53,7 +53,7 @@ func TestPlace_ARequestInFlightIsToldSo(t *testing.T) {
 		_, err := r.place("k", want("A", 1))
 		answered <- err
 	}()
-	until(t, "the first request being decided", func() bool { return r.inventory.Active() == 1 })
+	until(t, "the first request being decided", func() bool { return r.active() == 1 })
 	_, err := r.place("k", want("A", 1))
 	p := refused(t, err, 409, "request-in-flight")
 	if !p.RetryAfter.Set {
@@ -286,7 +286,7 @@ func TestPlace_ARetryAfterDyingBetweenTheTwoCommitsTakesStockOnce(t *testing.T) 
 	r := start(t, d.fs, nil)
 	r.shop(map[string]int64{"A": 1})
 	// The first commit of a placement only: the orders' store is stopped under it.
-	if err := r.orders.Stop(context.Background()); err != nil {
+	if err := r.stores()["orders"].Stop(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	_, err := r.place("k", want("A", 1))

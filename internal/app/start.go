@@ -7,22 +7,11 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
-
-	"github.com/penstockhq/penstock/internal/app/audit"
-	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
 	"github.com/penstockhq/penstock/internal/catalogue/catalogueservice"
 	"github.com/penstockhq/penstock/internal/event"
 	"github.com/penstockhq/penstock/internal/gateway"
-	"github.com/penstockhq/penstock/internal/groupcommit"
-	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
-	"github.com/penstockhq/penstock/internal/inventory/inventoryrest"
 	"github.com/penstockhq/penstock/internal/inventory/inventoryservice"
-	"github.com/penstockhq/penstock/internal/order/orderpebble"
-	"github.com/penstockhq/penstock/internal/order/orderrest"
 	"github.com/penstockhq/penstock/internal/order/orderservice"
-	"github.com/penstockhq/penstock/internal/pebbledb"
 	"github.com/penstockhq/penstock/internal/telemetry"
 )
 
@@ -46,7 +35,7 @@ func (a *App) graph() []step {
 	return []step{
 		{"ports", a.bind},
 		{"collector", a.paceGC},
-		{"data folder", a.openData},
+		{"database", a.openBackend},
 		{"stores", a.openStores},
 		{"inventory", a.startInventory},
 		{"orders", a.startOrders},
@@ -79,130 +68,6 @@ func (a *App) paceGC(context.Context) (func(context.Context) error, error) {
 	}, nil
 }
 
-func (a *App) openData(context.Context) (func(context.Context) error, error) {
-	var err error
-	a.db, err = pebbledb.Open(pebbledb.Config{
-		Dir: a.cfg.Dir, FS: a.cfg.FS, CacheBytes: a.cfg.CacheBytes, MinFreeBytes: a.cfg.MinFreeBytes, Logger: a.cfg.Logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return func(context.Context) error { return a.db.Close() }, nil
-}
-
-// openStores opens the three stores side by side: each reads what it keeps in memory.
-func (a *App) openStores(ctx context.Context) (func(context.Context) error, error) {
-	stop := func(ctx context.Context) error {
-		var stops errgroup.Group
-		for _, s := range a.stores() {
-			stops.Go(func() error { return s.Stop(ctx) })
-		}
-		return stops.Wait()
-	}
-	var open errgroup.Group
-	open.Go(func() (err error) {
-		a.catalogue, err = cataloguepebble.Open(cataloguepebble.Config{Batch: a.batch("catalogue", nil), Now: a.cfg.Now}, a.db)
-		return err
-	})
-	feed := func() {
-		if f := a.services.feed; f != nil {
-			f.Notify()
-		}
-	}
-	// The feed must be there before a store can commit; its logs are the stores.
-	a.services.feed = event.NewFeed(
-		orderrest.Events{Changes: lateOrders{a}}, inventoryrest.Events{Crossings: lateInventory{a}},
-	)
-	open.Go(func() (err error) {
-		a.inventory, err = inventorypebble.Open(inventorypebble.Config{
-			KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed), Now: a.cfg.Now,
-		}, a.db)
-		return err
-	})
-	open.Go(func() (err error) {
-		a.orders, err = orderpebble.Open(orderpebble.Config{
-			KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed), Now: a.cfg.Now,
-		}, a.db)
-		return err
-	})
-	if err := open.Wait(); err != nil {
-		_ = stop(context.WithoutCancel(ctx)) // nothing is queued yet; the other error is the one to tell
-		return nil, err
-	}
-	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var watch errgroup.Group
-	for name, s := range a.stores() {
-		watch.Go(func() error {
-			select {
-			case <-s.Failed():
-				a.cfg.Logger.Error("a store has failed and takes no more work; restart the process to recover what is on disk",
-					"store", name, "error", s.Err())
-				a.fail(s.Err())
-			case <-watching.Done():
-			}
-			return nil
-		})
-	}
-	a.registerGauges()
-	return func(ctx context.Context) error {
-		err := stop(ctx)
-		cancel()
-		_ = watch.Wait() // it returns no error
-		return err
-	}, nil
-}
-
-// store is what the three stores have in common.
-type store interface {
-	Stop(ctx context.Context) error
-	Failed() <-chan struct{}
-	Err() error
-	Queued() int
-}
-
-// stores returns those that are open.
-func (a *App) stores() map[string]store {
-	open := map[string]store{}
-	if a.catalogue != nil {
-		open["catalogue"] = a.catalogue
-	}
-	if a.inventory != nil {
-		open["inventory"] = a.inventory
-	}
-	if a.orders != nil {
-		open["orders"] = a.orders
-	}
-	return open
-}
-
-// batch returns the group commit's configuration for a store.
-func (a *App) batch(name string, committed func()) groupcommit.Config {
-	cfg := a.cfg.Batch
-	measure := telemetry.Batches(a.registry, name)
-	cfg.OnBatch = func(s groupcommit.BatchStats) {
-		measure(s)
-		if committed != nil {
-			committed()
-		}
-	}
-	return cfg
-}
-
-func (a *App) registerGauges() {
-	for name, s := range a.stores() {
-		telemetry.Gauge(a.registry, "penstock_groupcommit_queued", "Requests that wait in the queue of the store.",
-			prometheus.Labels{"store": name}, func() float64 { return float64(s.Queued()) })
-	}
-	telemetry.Gauge(a.registry, "penstock_reservations_active", "Reservations that hold stock.", nil,
-		func() float64 { return float64(a.inventory.Active()) })
-	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
-		func() float64 { return float64(a.db.Metrics().DiskSpaceUsage()) })
-	telemetry.Gauge(a.registry, "penstock_storage_compactions_running", "Compactions in progress; they take up to one core.", nil,
-		func() float64 { return float64(a.db.Metrics().Compact.NumInProgress) })
-	telemetry.Gauge(a.registry, "penstock_storage_read_amplification", "Places that a read may have to look at; it grows when compaction falls behind.", nil,
-		func() float64 { return float64(a.db.Metrics().ReadAmp()) })
-}
-
 func (a *App) startInventory(ctx context.Context) (func(context.Context) error, error) {
 	a.services.catalogue = catalogueservice.New(a.catalogue)
 	a.services.inventory = inventoryservice.New(inventoryservice.Config{
@@ -230,11 +95,7 @@ func (a *App) serveOps(context.Context) (func(context.Context) error, error) {
 
 // verify audits the data while the process goes on, on a snapshot.
 func (a *App) verify(w http.ResponseWriter, r *http.Request) {
-	snap := a.db.NewSnapshot()
-	report, err := audit.Run(r.Context(), snap)
-	if cerr := snap.Close(); err == nil {
-		err = cerr
-	}
+	report, err := a.backend.audit(r.Context())
 	if err != nil {
 		a.cfg.Logger.Error("verify could not read the data", "error", err)
 		http.Error(w, err.Error(), http.StatusInternalServerError)

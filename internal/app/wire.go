@@ -8,7 +8,6 @@ import (
 	"github.com/go-faster/jx"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
-	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
 	"github.com/penstockhq/penstock/internal/catalogue/cataloguerest"
 	"github.com/penstockhq/penstock/internal/event"
 	"github.com/penstockhq/penstock/internal/fault"
@@ -78,7 +77,7 @@ func (a *App) expired(ctx context.Context, reservations []inventory.Reservation)
 }
 
 // policies shows the catalogue to the inventory.
-type policies struct{ catalogue *cataloguepebble.Store }
+type policies struct{ catalogue catalogueStore }
 
 func (p policies) Policy(sku string) (inventory.Policy, bool) {
 	offer, ok := p.catalogue.Offer(sku)
@@ -90,7 +89,7 @@ func (p policies) Policy(sku string) (inventory.Policy, bool) {
 }
 
 // prices shows the catalogue to the orders.
-type prices struct{ catalogue *cataloguepebble.Store }
+type prices struct{ catalogue catalogueStore }
 
 func (p prices) Price(sku string) (order.Money, bool) {
 	offer, ok := p.catalogue.Offer(sku)

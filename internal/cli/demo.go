@@ -13,15 +13,19 @@ import (
 
 	"github.com/penstockhq/penstock/internal/app"
 	"github.com/penstockhq/penstock/internal/demo"
+	"github.com/penstockhq/penstock/internal/pgdb"
+	"github.com/penstockhq/penstock/internal/pgserver"
 	"github.com/penstockhq/penstock/internal/telemetry"
 )
 
 type demoCmd struct {
-	Buyers int    `help:"How many customers come." default:"50000"`
-	Units  int    `help:"Stock of the hot SKU." default:"10000"`
-	Seed   uint64 `help:"Makes the customers' choices repeatable." default:"1"`
-	JSON   bool   `help:"Print the result as one JSON object." name:"json"`
-	Keep   bool   `help:"Keep the data folder and say where it is."`
+	Buyers   int    `help:"How many customers come." default:"50000"`
+	Units    int    `help:"Stock of the hot SKU." default:"10000"`
+	Seed     uint64 `help:"Makes the customers' choices repeatable." default:"1"`
+	Store    string `help:"Where the data is: pebble (a folder) or postgres." enum:"pebble,postgres" default:"pebble"`
+	Postgres string `help:"With --store postgres: connection string of an empty database. Without, a private PostgreSQL is started from what is installed."`
+	JSON     bool   `help:"Print the result as one JSON object." name:"json"`
+	Keep     bool   `help:"Keep the data folder and say where it is."`
 }
 
 // Validate explains what is wrong with the flags.
@@ -32,23 +36,24 @@ func (c *demoCmd) Validate() error {
 	if c.Units < 1 || c.Units > 10_000_000 {
 		return errors.New("--units must be 1 to 10000000")
 	}
+	if c.Postgres != "" && c.Store != "postgres" {
+		return errors.New("--postgres is given without --store postgres")
+	}
+	if c.Keep && c.Store == "postgres" && c.Postgres == "" {
+		return errors.New("--keep cannot keep a private PostgreSQL: give a database with --postgres")
+	}
 	return nil
 }
 
 // Run starts a server of its own in a temporary folder and drives the sale through it.
 func (c *demoCmd) Run(ctx context.Context, out streams) (err error) {
-	dir, err := os.MkdirTemp("", "penstock-demo-")
+	cfg, discard, err := c.storage(ctx, out.err)
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	if c.Keep {
-		fmt.Fprintf(out.err, "The data stays in %s; \"penstock verify --data %s\" reads it.\n", dir, dir)
-	} else {
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	}
-	server := app.New(app.Config{
-		Dir: dir, HTTP: "127.0.0.1:0", Ops: "127.0.0.1:0", Logger: telemetry.NewLogger(out.err, slog.LevelWarn),
-	})
+	defer func() { err = errors.Join(err, discard()) }()
+	cfg.HTTP, cfg.Ops, cfg.Logger = "127.0.0.1:0", "127.0.0.1:0", telemetry.NewLogger(out.err, slog.LevelWarn)
+	server := app.New(cfg)
 	if err := server.Start(ctx); err != nil {
 		return err
 	}
@@ -83,6 +88,30 @@ func (c *demoCmd) Run(ctx context.Context, out streams) (err error) {
 		return err
 	}
 	return c.print(out.out, result)
+}
+
+// storage prepares where the demo's data is, and returns how to throw it away.
+func (c *demoCmd) storage(ctx context.Context, w io.Writer) (cfg app.Config, discard func() error, err error) {
+	keep := func() error { return nil }
+	switch {
+	case c.Postgres != "":
+		return app.Config{Postgres: &pgdb.Config{URL: c.Postgres, Processes: 1}}, keep, nil
+	case c.Store == "postgres":
+		server, err := pgserver.Start(ctx, pgserver.Config{})
+		if err != nil {
+			return cfg, nil, err
+		}
+		return app.Config{Postgres: &pgdb.Config{URL: server.URL("postgres"), Processes: 1}}, server.Stop, nil
+	}
+	dir, err := os.MkdirTemp("", "penstock-demo-")
+	if err != nil {
+		return cfg, nil, err
+	}
+	if c.Keep {
+		fmt.Fprintf(w, "The data stays in %s; \"penstock verify --data %s\" reads it.\n", dir, dir)
+		return app.Config{Dir: dir}, keep, nil
+	}
+	return app.Config{Dir: dir}, func() error { return os.RemoveAll(dir) }, nil
 }
 
 func (c *demoCmd) print(w io.Writer, result *demo.Result) (err error) {

@@ -15,9 +15,11 @@ import (
 )
 
 type serveCmd struct {
-	Data string `help:"Data folder; created if need be." default:"penstock-data" type:"path"`
-	HTTP string `help:"Address of the API." name:"http" default:"127.0.0.1:8080"`
-	Ops  string `help:"Address of the operational port: /healthz, /readyz, /metrics, /debug/pprof, /verify." default:"127.0.0.1:6060"`
+	Store         string `help:"Where the data is: pebble (a data folder of this process alone) or postgres (any number of processes)." enum:"pebble,postgres" default:"pebble"`
+	Data          string `help:"Data folder; created if need be." default:"penstock-data" type:"path"`
+	databaseFlags `embed:""`
+	HTTP          string `help:"Address of the API." name:"http" default:"127.0.0.1:8080"`
+	Ops           string `help:"Address of the operational port: /healthz, /readyz, /metrics, /debug/pprof, /verify." default:"127.0.0.1:6060"`
 
 	InsecureNoAuth bool `help:"Allow addresses other than loopback, though whoever reaches them may do anything: there is no authentication."`
 
@@ -53,6 +55,9 @@ func (c *serveCmd) Validate() error {
 			return fmt.Errorf("--%s is too small", bound.name)
 		}
 	}
+	if err := c.validate(c.Store); err != nil {
+		return err
+	}
 	for _, a := range []struct{ flag, address string }{{"http", c.HTTP}, {"ops", c.Ops}} {
 		if err := checkAddress(a.flag, a.address, c.InsecureNoAuth); err != nil {
 			return err
@@ -83,7 +88,7 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 	lines := telemetry.NewWriter(io.err)
 	defer func() { err = errors.Join(err, lines.Close()) }()
 	server := app.New(app.Config{
-		Dir: c.Data, HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
+		Dir: c.Data, Postgres: c.config(c.Store), HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
 		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
 		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
 		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue, StallAfter: c.StallAfter},

@@ -11,12 +11,14 @@ import (
 
 	"github.com/penstockhq/penstock/internal/app/audit"
 	"github.com/penstockhq/penstock/internal/pebbledb"
+	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
 type verifyCmd struct {
-	Data string `help:"Data folder of a server that is not running." type:"path"`
-	URL  string `help:"Operational port of a running server, such as http://127.0.0.1:6060. It goes before --data." name:"url"`
-	JSON bool   `help:"Print the report as JSON." name:"json"`
+	Data     string `help:"Data folder of a server that is not running." type:"path"`
+	URL      string `help:"Operational port of a running server, such as http://127.0.0.1:6060. It goes before --data." name:"url"`
+	Postgres string `help:"Connection string of a database, whether or not anything runs on it."`
+	JSON     bool   `help:"Print the report as JSON." name:"json"`
 }
 
 // Run audits and prints what disagrees.
@@ -26,10 +28,12 @@ func (c *verifyCmd) Run(ctx context.Context, io streams) error {
 	switch {
 	case c.URL != "":
 		report, err = VerifyURL(ctx, http.DefaultClient, c.URL)
+	case c.Postgres != "":
+		report, err = verifyDatabase(ctx, c.Postgres)
 	case c.Data != "":
 		report, err = verifyFolder(ctx, c.Data)
 	default:
-		err = errors.New("name a data folder with --data, or a running server with --url")
+		err = errors.New("name a data folder with --data, a database with --postgres, or a running server with --url")
 	}
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
@@ -53,8 +57,17 @@ func verifyFolder(ctx context.Context, dir string) (*audit.Report, error) {
 		}
 		return nil, err
 	}
-	report, err := audit.Run(ctx, db)
+	report, err := audit.Folder(ctx, db)
 	return report, errors.Join(err, db.Close())
+}
+
+func verifyDatabase(ctx context.Context, url string) (*audit.Report, error) {
+	db, err := pgdb.Open(ctx, pgdb.Config{URL: url, NoMigrate: true})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return audit.Database(ctx, db)
 }
 
 // VerifyURL has the server with the given operational port audit itself.

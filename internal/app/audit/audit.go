@@ -17,8 +17,11 @@ import (
 
 	"github.com/penstockhq/penstock/internal/inventory"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
 	"github.com/penstockhq/penstock/internal/order"
 	"github.com/penstockhq/penstock/internal/order/orderpebble"
+	"github.com/penstockhq/penstock/internal/order/orderpg"
+	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
 // maxProblems is how many problems a report spells out.
@@ -46,15 +49,53 @@ type Checked struct {
 	Listed       int64 `json:"listed"`
 }
 
-// Run audits everything that r shows. An error means that it could not be read.
-func Run(ctx context.Context, r pebble.Reader) (*Report, error) {
+// Inventory is what an audit reads of the inventory; each method calls fn for everything.
+type Inventory interface {
+	Levels(ctx context.Context, fn func(inventory.Level) error) error
+	Reservations(ctx context.Context, fn func(*inventory.Reservation) error) error
+	Ledger(ctx context.Context, fn func(inventory.Entry) error) error       // oldest first
+	Crossings(ctx context.Context, fn func(inventory.Crossing) error) error // oldest first
+}
+
+// Orders is what an audit reads of the orders; each method calls fn for everything.
+type Orders interface {
+	Followed(ctx context.Context) (uint64, error)
+	Orders(ctx context.Context, fn func(*order.Order) error) error // in order of ID
+	Keys(ctx context.Context, fn func(order.KeyHash, order.Key) error) error
+	Events(ctx context.Context, fn func(order.Event) error) error // oldest first
+}
+
+// Lists are lists of orders that a store keeps beside the orders. A database that keeps
+// its own indexes has none to audit.
+type Lists interface {
+	Listed(ctx context.Context, fn func(customer string, status order.Status, raw [16]byte) error) error
+	Order(id string) (*order.Order, error)
+}
+
+// Folder audits a data folder's database.
+func Folder(ctx context.Context, r pebble.Reader) (*Report, error) {
+	orders := orderpebble.Snapshot{R: r}
+	return run(ctx, inventorypebble.Snapshot{R: r}, orders, orders)
+}
+
+// Database audits what is in PostgreSQL, as it is at one moment.
+func Database(ctx context.Context, db *pgdb.DB) (report *Report, err error) {
+	err = db.Snapshot(ctx, func(tx pgdb.Snapshot) (err error) {
+		report, err = run(ctx, inventorypg.NewSnapshot(tx), orderpg.NewSnapshot(tx), nil)
+		return err
+	})
+	return report, err
+}
+
+// run audits everything. An error means that it could not be read.
+func run(ctx context.Context, stock Inventory, orders Orders, lists Lists) (*Report, error) {
 	a := &auditor{
 		ctx: ctx, report: &Report{Problems: []string{}},
-		inventory: inventorypebble.Snapshot{R: r}, orders: orderpebble.Snapshot{R: r},
+		inventory: stock, orders: orders, lists: lists,
 		levels: map[inventory.Place]*inventory.Level{}, reservations: map[string]*held{}, placed: map[string]*seen{},
 	}
 	var err error
-	if a.followed, err = a.orders.Followed(); err != nil {
+	if a.followed, err = a.orders.Followed(ctx); err != nil {
 		return nil, fmt.Errorf("read position: %w", err)
 	}
 	for _, check := range []func() error{
@@ -90,8 +131,9 @@ type seen struct {
 type auditor struct {
 	ctx          context.Context //nolint:containedctx // one call's
 	report       *Report
-	inventory    inventorypebble.Snapshot
-	orders       orderpebble.Snapshot
+	inventory    Inventory
+	orders       Orders
+	lists        Lists // nil for none
 	followed     uint64
 	levels       map[inventory.Place]*inventory.Level
 	crossings    []inventory.Crossing
@@ -109,7 +151,7 @@ func (a *auditor) problemf(format string, args ...any) {
 
 // replayLedger recomputes every balance, and with it when each crossed zero.
 func (a *auditor) replayLedger() error {
-	err := a.inventory.Crossings(func(c inventory.Crossing) error {
+	err := a.inventory.Crossings(a.ctx, func(c inventory.Crossing) error {
 		a.crossings = append(a.crossings, c)
 		return nil
 	})
@@ -118,7 +160,7 @@ func (a *auditor) replayLedger() error {
 	}
 	a.report.Checked.StockEvents = int64(len(a.crossings))
 	next := uint64(1)
-	err = a.inventory.Ledger(func(e inventory.Entry) error {
+	err = a.inventory.Ledger(a.ctx, func(e inventory.Entry) error {
 		a.report.Checked.Ledger++
 		if e.Seq != next {
 			a.problemf("ledger: entry %d follows entry %d", e.Seq, next-1)
@@ -194,7 +236,7 @@ func (a *auditor) enterReservation(e *inventory.Entry) {
 }
 
 func (a *auditor) compareLevels() error {
-	err := a.inventory.Levels(func(l inventory.Level) error {
+	err := a.inventory.Levels(a.ctx, func(l inventory.Level) error {
 		a.report.Checked.Levels++
 		want := a.levels[l.Place]
 		if want == nil {
@@ -217,7 +259,7 @@ func (a *auditor) compareLevels() error {
 }
 
 func (a *auditor) compareReservations() error {
-	err := a.inventory.Reservations(func(r *inventory.Reservation) error {
+	err := a.inventory.Reservations(a.ctx, func(r *inventory.Reservation) error {
 		a.report.Checked.Reservations++
 		h := a.reservations[r.ID]
 		if h == nil {

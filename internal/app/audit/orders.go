@@ -11,7 +11,7 @@ import (
 
 // readEvents replays the events of orders through the state machine.
 func (a *auditor) readEvents() error {
-	err := a.orders.Events(func(e order.Event) error {
+	err := a.orders.Events(a.ctx, func(e order.Event) error {
 		a.report.Checked.OrderEvents++
 		s := a.placed[e.OrderID]
 		if s == nil {
@@ -42,7 +42,7 @@ func follows(from, to order.Status) bool {
 }
 
 func (a *auditor) compareOrders() error {
-	err := a.orders.Orders(func(o *order.Order) error {
+	err := a.orders.Orders(a.ctx, func(o *order.Order) error {
 		a.report.Checked.Orders++
 		s := a.placed[o.ID]
 		if s == nil {
@@ -108,7 +108,7 @@ func (a *auditor) compareStock(o *order.Order) {
 func (a *auditor) compareKeys() error {
 	keys := map[order.KeyHash]string{}
 	first := "" // the oldest order whose key is still there
-	err := a.orders.Keys(func(hash order.KeyHash, k order.Key) error {
+	err := a.orders.Keys(a.ctx, func(hash order.KeyHash, k order.Key) error {
 		a.report.Checked.Keys++
 		if other := keys[hash]; other != "" {
 			a.problemf("keys: %x stands for order %s and for order %s", hash, other, k.OrderID)
@@ -137,7 +137,7 @@ const shortestMemory = time.Minute
 func (a *auditor) compareKeysOfOrders(keys map[order.KeyHash]string, first string) error {
 	var certain time.Time
 	forgotten := false
-	err := a.orders.Orders(func(o *order.Order) error {
+	err := a.orders.Orders(a.ctx, func(o *order.Order) error {
 		mine := keys[o.KeyHash]
 		switch {
 		case mine == o.ID:
@@ -162,8 +162,11 @@ func (a *auditor) compareKeysOfOrders(keys map[order.KeyHash]string, first strin
 
 // compareLists checks that every order is once in each list, under what it is.
 func (a *auditor) compareLists() error {
+	if a.lists == nil {
+		return nil
+	}
 	counts := map[bool]int64{}
-	err := a.orders.Listed(func(customer string, status order.Status, raw [16]byte) error {
+	err := a.lists.Listed(a.ctx, func(customer string, status order.Status, raw [16]byte) error {
 		a.report.Checked.Listed++
 		byStatus := status != order.None
 		counts[byStatus]++
@@ -175,7 +178,7 @@ func (a *auditor) compareLists() error {
 		case byStatus && s.status != status:
 			a.problemf("lists: order %s is listed as %s but is %s", text, status, s.status)
 		case !byStatus:
-			o, err := a.orders.Order(text)
+			o, err := a.lists.Order(text)
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package inventorypebble
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 
@@ -16,7 +17,7 @@ import (
 type Snapshot struct{ R pebble.Reader }
 
 // Levels calls fn for every level, in order of place.
-func (s Snapshot) Levels(fn func(inventory.Level) error) error {
+func (s Snapshot) Levels(_ context.Context, fn func(inventory.Level) error) error {
 	return each(s.R, prefixLevel, nil, func(key, value []byte) error {
 		p, err := parseLevelKey(key)
 		if err != nil {
@@ -32,7 +33,7 @@ func (s Snapshot) Levels(fn func(inventory.Level) error) error {
 
 // Reservations calls fn for every reservation: first those that are active, then the
 // closed, each in order of ID.
-func (s Snapshot) Reservations(fn func(*inventory.Reservation) error) error {
+func (s Snapshot) Reservations(_ context.Context, fn func(*inventory.Reservation) error) error {
 	for _, prefix := range [][]byte{prefixOpen, prefixClosed} {
 		err := each(s.R, prefix, nil, func(key, value []byte) error {
 			if len(key) != 16 {
@@ -52,7 +53,7 @@ func (s Snapshot) Reservations(fn func(*inventory.Reservation) error) error {
 }
 
 // Ledger calls fn for every entry, oldest first.
-func (s Snapshot) Ledger(fn func(inventory.Entry) error) error {
+func (s Snapshot) Ledger(_ context.Context, fn func(inventory.Entry) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixLedger)
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func (s Snapshot) Ledger(fn func(inventory.Entry) error) error {
 }
 
 // Crossings calls fn for every crossing, oldest first.
-func (s Snapshot) Crossings(fn func(inventory.Crossing) error) error {
+func (s Snapshot) Crossings(_ context.Context, fn func(inventory.Crossing) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixCrossing)
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 
 func (s *Store) load() error {
 	snap := Snapshot{s.db}
-	err := snap.Levels(func(l inventory.Level) error {
+	err := snap.Levels(context.Background(), func(l inventory.Level) error {
 		s.levels.Store(l.Place, counts{l.OnHand, l.Reserved, l.Version})
 		return nil
 	})

@@ -1,6 +1,7 @@
 package orderpebble
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 type Snapshot struct{ R pebble.Reader }
 
 // Orders calls fn for every order, oldest first.
-func (s Snapshot) Orders(fn func(*order.Order) error) (err error) {
+func (s Snapshot) Orders(_ context.Context, fn func(*order.Order) error) (err error) {
 	it, err := s.R.NewIter(pebbledb.PrefixRange(prefixOrder))
 	if err != nil {
 		return fmt.Errorf("read orders: %w", err)
@@ -57,7 +58,7 @@ func idAtEnd(key []byte, prefix int) ([16]byte, error) {
 func (s Snapshot) Order(text string) (*order.Order, error) { return readOrder(s.R, text) }
 
 // Keys calls fn for every idempotency key.
-func (s Snapshot) Keys(fn func(order.KeyHash, order.Key) error) error {
+func (s Snapshot) Keys(_ context.Context, fn func(order.KeyHash, order.Key) error) error {
 	table := pebbledb.KeyRows(prefixKey)
 	return table.Each(s.R, func(hash pebbledb.KeyHash, record []byte) error {
 		k, err := decodeKey(record)
@@ -69,7 +70,7 @@ func (s Snapshot) Keys(fn func(order.KeyHash, order.Key) error) error {
 }
 
 // Events calls fn for every event, oldest first.
-func (s Snapshot) Events(fn func(order.Event) error) error {
+func (s Snapshot) Events(_ context.Context, fn func(order.Event) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixEvent)
 	if err != nil {
 		return err
@@ -84,7 +85,7 @@ func (s Snapshot) Events(fn func(order.Event) error) error {
 }
 
 // Listed calls fn for every row of the lists by customer and by status.
-func (s Snapshot) Listed(fn func(customer string, status order.Status, raw [16]byte) error) (err error) {
+func (s Snapshot) Listed(_ context.Context, fn func(customer string, status order.Status, raw [16]byte) error) (err error) {
 	for _, prefix := range [][]byte{prefixCustomer, prefixStatus} {
 		it, err := s.R.NewIter(pebbledb.PrefixRange(prefix))
 		if err != nil {
@@ -113,7 +114,7 @@ func (s Snapshot) Listed(fn func(customer string, status order.Status, raw [16]b
 }
 
 // Followed returns how far the inventory's ledger had been followed.
-func (s Snapshot) Followed() (uint64, error) {
+func (s Snapshot) Followed(context.Context) (uint64, error) {
 	record, err := pebbledb.Lookup(s.R, keyFollowed)
 	if err != nil || len(record) != 8 {
 		return 0, err

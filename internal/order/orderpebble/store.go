@@ -77,7 +77,7 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	s := &Store{cfg: cfg, db: db}
-	followed, err := Snapshot{db}.Followed()
+	followed, err := Snapshot{db}.Followed(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("open orders: %w", err)
 	}

@@ -1,0 +1,84 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"github.com/penstockhq/penstock/internal/app/audit"
+	"github.com/penstockhq/penstock/internal/catalogue/cataloguepebble"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/order/orderpebble"
+	"github.com/penstockhq/penstock/internal/pebbledb"
+	"github.com/penstockhq/penstock/internal/telemetry"
+)
+
+// folder is the backend of one process with a data folder.
+type folder struct {
+	dir string
+	db  *pebbledb.DB
+}
+
+func openFolder(cfg Config) (*folder, error) {
+	db, err := pebbledb.Open(pebbledb.Config{
+		Dir: cfg.Dir, FS: cfg.FS, CacheBytes: cfg.CacheBytes, MinFreeBytes: cfg.MinFreeBytes, Logger: cfg.Logger,
+	})
+	return &folder{cfg.Dir, db}, err
+}
+
+func (f *folder) openers(a *App) []func(context.Context) error {
+	feed := a.services.feed
+	return []func(context.Context) error{
+		func(context.Context) error {
+			s, err := cataloguepebble.Open(cataloguepebble.Config{Batch: a.batch("catalogue", nil), Now: a.cfg.Now}, f.db)
+			if err == nil {
+				a.catalogue = s
+			}
+			return err
+		},
+		func(context.Context) error {
+			s, err := inventorypebble.Open(inventorypebble.Config{
+				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed.Notify), Now: a.cfg.Now,
+			}, f.db)
+			if err != nil {
+				return err
+			}
+			a.inventory = s
+			telemetry.Gauge(a.registry, "penstock_reservations_active", "Reservations that hold stock.", nil,
+				func() float64 { return float64(s.Active()) })
+			return nil
+		},
+		func(context.Context) error {
+			s, err := orderpebble.Open(orderpebble.Config{
+				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed.Notify), Now: a.cfg.Now,
+			}, f.db)
+			if err == nil {
+				a.orders = s
+			}
+			return err
+		},
+	}
+}
+
+func (f *folder) opened(a *App) {
+	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
+		func() float64 { return float64(f.db.Metrics().DiskSpaceUsage()) })
+	telemetry.Gauge(a.registry, "penstock_storage_compactions_running", "Compactions in progress; they take up to one core.", nil,
+		func() float64 { return float64(f.db.Metrics().Compact.NumInProgress) })
+	telemetry.Gauge(a.registry, "penstock_storage_read_amplification", "Places that a read may have to look at; it grows when compaction falls behind.", nil,
+		func() float64 { return float64(f.db.Metrics().ReadAmp()) })
+}
+
+func (f *folder) audit(ctx context.Context) (*audit.Report, error) {
+	snap := f.db.NewSnapshot()
+	report, err := audit.Folder(ctx, snap)
+	if cerr := snap.Close(); err == nil {
+		err = cerr
+	}
+	return report, err
+}
+
+func (f *folder) ready(now time.Time) error { return f.db.CheckSpace(now) }
+
+func (f *folder) place() string { return f.dir }
+
+func (f *folder) close() error { return f.db.Close() }

@@ -1,0 +1,60 @@
+package inventorypg
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/pgdb"
+)
+
+// Snapshot reads everything that stores have written, for audits.
+type Snapshot struct{ tx pgdb.Snapshot }
+
+// NewSnapshot returns a Snapshot of what tx shows.
+func NewSnapshot(tx pgdb.Snapshot) Snapshot { return Snapshot{tx} }
+
+// Levels calls fn for every level, in order of place.
+func (s Snapshot) Levels(ctx context.Context, fn func(inventory.Level) error) error {
+	return s.tx.Each(ctx, "SELECT "+levelColumns+" FROM stock ORDER BY sku, location", func(rows pgx.Rows) error {
+		l, err := scanLevel(rows)
+		if err != nil {
+			return err
+		}
+		return fn(l)
+	})
+}
+
+// Reservations calls fn for every reservation, in no order.
+func (s Snapshot) Reservations(ctx context.Context, fn func(*inventory.Reservation) error) error {
+	return s.tx.Each(ctx, "SELECT "+reservationColumns+" FROM reservations", func(rows pgx.Rows) error {
+		r, err := scanReservation(rows)
+		if err != nil {
+			return err
+		}
+		return fn(r)
+	})
+}
+
+// Ledger calls fn for every entry, oldest first.
+func (s Snapshot) Ledger(ctx context.Context, fn func(inventory.Entry) error) error {
+	return s.tx.Each(ctx, "SELECT "+entryColumns+" FROM stock_ledger ORDER BY seq", func(rows pgx.Rows) error {
+		e, err := scanEntry(rows)
+		if err != nil {
+			return err
+		}
+		return fn(e)
+	})
+}
+
+// Crossings calls fn for every crossing, oldest first.
+func (s Snapshot) Crossings(ctx context.Context, fn func(inventory.Crossing) error) error {
+	return s.tx.Each(ctx, "SELECT "+crossingColumns+" FROM stock_events ORDER BY seq", func(rows pgx.Rows) error {
+		c, err := scanCrossing(rows)
+		if err != nil {
+			return err
+		}
+		return fn(c)
+	})
+}
