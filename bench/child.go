@@ -31,6 +31,13 @@ func child(args []string) {
 		}
 		return
 	}
+	if len(args) > 0 && args[0] == sellerCommand {
+		if err := sellerMain(args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(cli.Main(args, os.Stdout, os.Stderr))
 }
 

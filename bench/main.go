@@ -45,6 +45,7 @@ var experiments = []experiment{
 	{"stored", "order rate with many stored orders against an empty store", storedExperiment},
 	{"memory", "resident memory and start-up with many SKUs and orders", memoryExperiment},
 	{"overload", "latency of accepted orders at 0.8 and at 4 times capacity", overloadExperiment},
+	{"hotsku", "Penstock, embedded and on PostgreSQL, against the usual ways to sell stock", hotskuExperiment},
 	{"inflight", "one, two and three batches in flight", inFlightExperiment},
 	{"keys", "look-up of fresh idempotency keys with and without the Bloom filter", keysExperiment},
 	{"maps", "the map of the stock table against others", mapsExperiment},

@@ -10,6 +10,7 @@ import (
 	"github.com/penstockhq/penstock/internal/catalogue/cataloguepg"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
 	"github.com/penstockhq/penstock/internal/order/orderpg"
+	"github.com/penstockhq/penstock/internal/order/orderservice"
 	"github.com/penstockhq/penstock/internal/pgdb"
 	"github.com/penstockhq/penstock/internal/telemetry"
 )
@@ -19,6 +20,7 @@ type postgres struct {
 	url     string
 	now     func() time.Time // nil for the database's clock
 	db      *pgdb.DB
+	placing *together
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
@@ -99,6 +101,14 @@ func (p *postgres) opened(a *App) {
 	}
 }
 
+// placer starts the group commit of orders with their stock.
+func (p *postgres) placer(a *App) (orderservice.Placer, error) {
+	var err error
+	p.placing, err = startTogether(a.batch("placements", a.services.feed.Notify), p.db,
+		a.services.inventory, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store)) //nolint:forcetypeassert // openers made them
+	return p.placing, err
+}
+
 // forget removes old idempotency keys now and then. All processes do: it is cheap, and
 // what one has removed the next does not find.
 func (p *postgres) forget(ctx context.Context, a *App, stores ...interface {
@@ -131,6 +141,11 @@ func (p *postgres) place() string { return pgdb.Redacted(p.url) }
 
 func (p *postgres) close() error {
 	p.cancel()
+	if p.placing != nil {
+		if err := p.placing.batcher.Stop(context.Background()); err != nil {
+			return err
+		}
+	}
 	p.running.Wait()
 	p.db.Close()
 	return nil

@@ -73,8 +73,12 @@ func (a *App) startInventory(ctx context.Context) (func(context.Context) error, 
 	a.services.inventory = inventoryservice.New(inventoryservice.Config{
 		Now: a.cfg.Now, Logger: a.cfg.Logger, OnExpired: a.expired,
 	}, a.inventory, policies{a.catalogue})
+	placer, err := a.backend.placer(a)
+	if err != nil {
+		return nil, err
+	}
 	a.services.orders = orderservice.New(orderservice.Config{
-		Now: a.cfg.Now, Logger: a.cfg.Logger,
+		Placer: placer, Now: a.cfg.Now, Logger: a.cfg.Logger,
 	}, a.orders, stock{a.services.inventory}, prices{a.catalogue})
 	return a.services.inventory.Stop, a.services.inventory.Start(ctx)
 }

@@ -25,6 +25,8 @@ type backend interface {
 	openers(a *App) []func(ctx context.Context) error
 	// opened is called when the stores are there, and begins what goes on beside them.
 	opened(a *App)
+	// placer returns how orders are placed in one commit, nil where that takes two.
+	placer(a *App) (orderservice.Placer, error)
 	// audit proves from what is stored that the promises hold.
 	audit(ctx context.Context) (*audit.Report, error)
 	// ready returns why new work cannot be taken, nil when it can.

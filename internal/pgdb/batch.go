@@ -21,6 +21,8 @@ type Work interface {
 	// Decide decides everything and queues what is to be written; nothing for nothing.
 	// It may be called more than once, each time from the beginning.
 	Decide(b *pgx.Batch) error
+	// Number queues, after Decide, what takes numbers from counters.
+	Number(b *pgx.Batch)
 	// Committed is called when the batch is durable, or when it wrote nothing.
 	Committed()
 }
@@ -92,6 +94,7 @@ func (t *transaction) start() (err error) {
 	if err := t.work.Decide(&write); err != nil {
 		return err
 	}
+	t.work.Number(&write)
 	if write.Len() == before {
 		return nil
 	}
@@ -104,7 +107,8 @@ func (t *transaction) start() (err error) {
 func (t *transaction) begin(b *pgx.Batch) {
 	b.Queue("BEGIN")
 	// Local to the transaction, so that a pooler in between cannot leave them to others.
-	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)",
+	// Every read has its index; a plan made while a table was small would scan it for ever.
+	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), set_config('enable_seqscan', 'off', true)",
 		milliseconds(t.db.cfg.LockTimeout), milliseconds(t.db.cfg.StatementTimeout))
 }
 

@@ -18,6 +18,7 @@ package pgdb
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -41,8 +42,8 @@ type Config struct {
 	// Processes is how many processes will use the database; its connections are
 	// divided by them. Defaults to 2.
 	Processes int
-	// PoolSize is the most connections of this process. Defaults to 6 for batches and
-	// the watcher and 2 for each core for reads, and never more than this process's
+	// PoolSize is the most connections of this process. Defaults to 8 for batches and
+	// 2 for each core for reads, and never more than this process's
 	// share of what the server allows.
 	PoolSize int
 	// PoolIdle is how many connections stay open without work. Defaults to 2.
@@ -64,7 +65,7 @@ type Config struct {
 }
 
 const (
-	batchConnections = 6 // two for each store's batches in flight
+	batchConnections = 8 // two for each group commit's batches in flight, of which there are four
 	minPoolSize      = batchConnections + 2
 	connectTimeout   = 2 * time.Second
 )
@@ -286,20 +287,29 @@ const (
 )
 
 // Query runs a read on its own and calls scan for each row.
-func (db *DB) Query(ctx context.Context, sql string, args []any, scan func(pgx.Rows) error) error {
+func (db *DB) Query(ctx context.Context, sql string, args []any, scan func(pgx.Rows) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, db.cfg.AcquireTimeout+db.cfg.StatementTimeout)
 	defer cancel()
-	rows, err := db.reads.Query(ctx, sql, args...)
+	var b pgx.Batch
+	// One implicit transaction with what follows; see transaction.begin.
+	b.Queue("SELECT set_config('statement_timeout', $1, true), set_config('enable_seqscan', 'off', true)", milliseconds(db.cfg.StatementTimeout))
+	b.Queue(sql, args...)
+	results := db.reads.SendBatch(ctx, &b)
+	defer func() { err = db.Fault(errors.Join(err, results.Close())) }()
+	if _, err := results.Exec(); err != nil {
+		return err
+	}
+	rows, err := results.Query()
 	if err != nil {
-		return db.Fault(err)
+		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := scan(rows); err != nil {
-			return db.Fault(err)
+			return err
 		}
 	}
-	return db.Fault(rows.Err())
+	return rows.Err()
 }
 
 // pause waits a little longer with each attempt, and not the same in all processes.

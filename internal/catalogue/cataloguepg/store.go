@@ -148,6 +148,7 @@ type batch struct {
 	out     []catalogueservice.PutResult
 	current map[string]*catalogue.SKU
 	changed map[string]*catalogue.SKU
+	codes   []string // of what changed
 }
 
 // Read queues the SKUs that are there already, locked in order.
@@ -183,19 +184,15 @@ func (b *batch) Decide(write *pgx.Batch) error {
 			b.changed[next.Code] = &next
 		}
 	}
-	if len(b.changed) == 0 {
-		return nil
-	}
+	b.codes = slices.Sorted(maps.Keys(b.changed))
 	var made, replaced skuRows
-	for _, code := range slices.Sorted(maps.Keys(b.changed)) {
+	for _, code := range b.codes {
 		if b.current[code] == nil {
 			made.add(b.changed[code])
 		} else {
 			replaced.add(b.changed[code])
 		}
 	}
-	// New SKUs and replaced ones are written before the counter is taken, and marked with
-	// its value after it: from there on nothing is waited for but the disk.
 	if len(made.codes) > 0 {
 		write.Queue(`INSERT INTO skus (sku, title, amount, currency, policy, version, updated_at, changed)
 			SELECT *, $7::timestamptz, 0 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])`, made.args(now)...)
@@ -206,9 +203,16 @@ func (b *batch) Decide(write *pgx.Batch) error {
 			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[]) u(sku, title, amount, currency, policy, version)
 			WHERE s.sku = u.sku`, replaced.args(now)...)
 	}
-	write.Queue(`WITH c AS (UPDATE counters SET value = value + 1 WHERE name = $2 RETURNING value)
-		UPDATE skus SET changed = c.value FROM c WHERE sku = ANY($1)`, append(made.codes, replaced.codes...), pgdb.CounterCatalogue)
 	return nil
+}
+
+// Number marks what changed with the counter's value. The counter's row is locked from
+// there on, so it comes last.
+func (b *batch) Number(write *pgx.Batch) {
+	if len(b.codes) > 0 {
+		write.Queue(`WITH c AS (UPDATE counters SET value = value + 1 WHERE name = $2 RETURNING value)
+			UPDATE skus SET changed = c.value FROM c WHERE sku = ANY($1)`, b.codes, pgdb.CounterCatalogue)
+	}
 }
 
 // Committed brings memory up to what is stored. It reads that, because another process

@@ -13,15 +13,24 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
-// batch is one batch of commands on its way; see pgdb.Work.
-type batch struct {
+// Batch is one batch of commands on its way; it is a pgdb.Work, and a part of another
+// where reservations are committed together with what they are for.
+type Batch struct {
 	store *Store
 	cmds  []inventory.Command
 	out   []inventory.Outcome
 	rows  rows
 
-	changed []*inventory.Level
+	book inventory.Book // after Decide
 }
+
+// NewBatch returns a batch of cmds whose answers go to out.
+func (s *Store) NewBatch(cmds []inventory.Command, out []inventory.Outcome) *Batch {
+	return &Batch{store: s, cmds: cmds, out: out}
+}
+
+// Narrow has Decide decide these commands instead, which must be among those that were read for.
+func (b *Batch) Narrow(cmds []inventory.Command, out []inventory.Outcome) { b.cmds, b.out = cmds, out }
 
 // rows is what was read for a batch, as a Book reads it.
 type rows struct {
@@ -63,7 +72,7 @@ func (n *needs) memory(m inventory.Memory) {
 	}
 }
 
-func (b *batch) needs() *needs {
+func (b *Batch) needs() *needs {
 	n := &needs{places: map[inventory.Place]bool{}}
 	for _, cmd := range b.cmds {
 		switch c := cmd.(type) {
@@ -95,16 +104,18 @@ func (b *batch) needs() *needs {
 }
 
 // Read queues what the commands need: first reservations, then levels, each locked in order.
-func (b *batch) Read(read *pgx.Batch, _ bool) {
+func (b *Batch) Read(read *pgx.Batch, _ bool) {
 	b.rows = rows{
 		levels: map[inventory.Place]inventory.Level{}, reservations: map[string]*inventory.Reservation{},
 		active: map[string]string{}, remembered: map[string]*inventory.Remembered{},
 	}
 	n := b.needs()
 	if len(n.keys) > 0 {
-		// Those of earlier tries, for nearly every command none.
-		read.Queue("SELECT "+reservationColumns+` FROM reservations WHERE status = 'active' AND key = ANY($1)
-			ORDER BY id FOR UPDATE`, n.keys).Query(b.readReservations)
+		// Those of earlier tries, for nearly every command none. Each key is looked up by
+		// itself, in order, because the planner would rather read all that are active.
+		slices.SortFunc(n.keys, bytes.Compare)
+		read.Queue("SELECT "+reservationColumns+` FROM unnest($1::bytea[]) k(wanted), LATERAL (
+			SELECT * FROM reservations WHERE status = 'active' AND key = wanted FOR UPDATE) r`, n.keys).Query(b.readReservations)
 	}
 	if len(n.ids) > 0 {
 		read.Queue("SELECT "+reservationColumns+" FROM reservations WHERE id = ANY($1) ORDER BY id FOR UPDATE", n.ids).Query(b.readReservations)
@@ -130,7 +141,7 @@ func (b *batch) Read(read *pgx.Batch, _ bool) {
 	}
 }
 
-func (b *batch) readReservations(found pgx.Rows) error {
+func (b *Batch) readReservations(found pgx.Rows) error {
 	for found.Next() {
 		r, err := scanReservation(found)
 		if err != nil {
@@ -144,7 +155,7 @@ func (b *batch) readReservations(found pgx.Rows) error {
 	return found.Err()
 }
 
-func (b *batch) readRemembered(found pgx.Rows) error {
+func (b *Batch) readRemembered(found pgx.Rows) error {
 	for found.Next() {
 		var hash, fingerprint []byte
 		var m inventory.Remembered
@@ -165,7 +176,7 @@ func (b *batch) readRemembered(found pgx.Rows) error {
 	return found.Err()
 }
 
-func (b *batch) readLevels(found pgx.Rows) error {
+func (b *Batch) readLevels(found pgx.Rows) error {
 	for found.Next() {
 		l, err := scanLevel(found)
 		if err != nil {
@@ -177,25 +188,30 @@ func (b *batch) readLevels(found pgx.Rows) error {
 }
 
 // Decide decides every command and queues what changed.
-func (b *batch) Decide(write *pgx.Batch) error {
-	book := inventory.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
+func (b *Batch) Decide(write *pgx.Batch) error {
+	b.book = inventory.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range b.cmds {
 		var err error
-		if b.out[i], err = book.Do(cmd); err != nil {
+		if b.out[i], err = b.book.Do(cmd); err != nil {
 			return err
 		}
 	}
-	b.changed = book.Changed
-	b.writeReservations(write, &book)
-	b.writeRemembered(write, &book)
-	b.writeLevels(write, &book)
-	b.writeLogs(write, &book)
+	b.writeReservations(write, &b.book)
+	b.writeRemembered(write, &b.book)
+	b.writeLevels(write, &b.book)
 	return nil
 }
 
+// Number queues what the counters number. Their rows are locked from there on, so it
+// comes last.
+func (b *Batch) Number(write *pgx.Batch) {
+	b.writeEntries(write, &b.book)
+	b.writeCrossings(write, &b.book)
+}
+
 // Committed notes which places have nothing left.
-func (b *batch) Committed() {
-	for _, l := range b.changed {
+func (b *Batch) Committed() {
+	for _, l := range b.book.Changed {
 		b.rows.levels[l.Place] = *l
 	}
 	until := time.Now().Add(soldOutFor)
@@ -208,7 +224,7 @@ func (b *batch) Committed() {
 	}
 }
 
-func (b *batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
 	var made, changed reservationRows
 	slices.SortFunc(book.Saved, func(x, y *inventory.Reservation) int {
 		// In order of the unique index in which two processes may meet.
@@ -242,7 +258,7 @@ func (b *batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
 	}
 }
 
-func (b *batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
 	if len(book.Memories) == 0 {
 		return
 	}
@@ -273,7 +289,7 @@ func (b *batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
 		hashes, fingerprints, ids, skus, locations, onHand, reserved, versions, book.Now)
 }
 
-func (b *batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 	tracked := map[inventory.Place]bool{}
 	for i := range book.Entries {
 		if e := &book.Entries[i]; e.Policy == inventory.Track {
@@ -300,8 +316,7 @@ func (b *batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 	}
 }
 
-// writeLogs numbers entries and crossings. The counters' rows are locked from here on.
-func (b *batch) writeLogs(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeEntries(write *pgx.Batch, book *inventory.Book) {
 	n := len(book.Entries)
 	if n == 0 {
 		return
@@ -320,10 +335,9 @@ func (b *batch) writeLogs(write *pgx.Batch, book *inventory.Book) {
 		FROM c, unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[])
 			WITH ORDINALITY u(kind, sku, location, policy, quantity, reservation_id, order_id, reference, reason, n)`,
 		kinds, skus, locations, policies, quantities, ids, orders, references, reasons, book.Now, int64(n), pgdb.CounterLedger)
-	b.writeCrossings(write, book)
 }
 
-func (b *batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
 	n := len(book.Crossings)
 	if n == 0 {
 		return

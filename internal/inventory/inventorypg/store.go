@@ -93,7 +93,7 @@ func (s *Store) Continue(ctx context.Context, cmds []inventory.Command) ([]inven
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
 func (s *Store) Apply(cmds []inventory.Command, out []inventory.Outcome) (groupcommit.Commit, error) {
-	return s.db.Begin(&batch{store: s, cmds: cmds, out: out})
+	return s.db.Begin(s.NewBatch(cmds, out))
 }
 
 // SoldOut reports whether p had nothing to be had a moment ago.
@@ -134,7 +134,7 @@ func (s *Store) findKnown(ctx context.Context, keys []inventory.ReserveKeys) (ma
 		}
 	}
 	if len(actives) > 0 {
-		err := s.db.Query(ctx, "SELECT key FROM reservations WHERE status = 'active' AND key = ANY($1)", []any{actives}, collect(active))
+		err := s.db.Query(ctx, "SELECT key FROM reservations WHERE status = 'active' AND key IS NOT NULL AND key = ANY($1)", []any{actives}, collect(active))
 		if err != nil {
 			return nil, err
 		}
@@ -200,7 +200,7 @@ func (s *Store) Reservation(ctx context.Context, id string) (r inventory.Reserva
 
 // Due returns active reservations whose time has passed; see inventoryservice.Store.
 func (s *Store) Due(ctx context.Context, now time.Time, limit int) (ids []string, err error) {
-	err = s.db.Query(ctx, `SELECT id FROM reservations WHERE status = 'active' AND expires_at <= $1 ORDER BY expires_at LIMIT $2`,
+	err = s.db.Query(ctx, `SELECT id FROM reservations WHERE closed_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2`,
 		[]any{now, limit}, func(rows pgx.Rows) error {
 			var id string
 			err := rows.Scan(&id)

@@ -115,6 +115,17 @@ func (s *Service) ReserveAgain(ctx context.Context, cmds []*inventory.ReserveCom
 	return s.reserve(ctx, cmds, s.store.Continue)
 }
 
+// Prepare validates each request, sets the policies of its lines, and refuses what is
+// known to be sold out; the i-th error answers cmds[i]. It is the first half of Reserve,
+// for who commits reservations together with something else.
+func (s *Service) Prepare(ctx context.Context, cmds []*inventory.ReserveCommand) []error {
+	refusals := make([]error, len(cmds))
+	for i, c := range cmds {
+		refusals[i] = s.prepare(ctx, c)
+	}
+	return refusals
+}
+
 type executor = func(context.Context, []inventory.Command) ([]inventory.Outcome, error)
 
 func (s *Service) reserve(ctx context.Context, cmds []*inventory.ReserveCommand, run executor) ([]inventory.Outcome, error) {

@@ -11,13 +11,26 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
-// batch is one batch of commands on its way; see pgdb.Work.
-type batch struct {
+// Batch is one batch of commands on its way; it is a pgdb.Work, and a part of another
+// where orders are committed together with their reservations.
+type Batch struct {
 	store *Store
 	cmds  []order.Command
 	out   []order.Outcome
 	rows  rows
+	book  order.Book // after Decide
 }
+
+// NewBatch returns a batch of cmds whose answers go to out.
+func (s *Store) NewBatch(cmds []order.Command, out []order.Outcome) *Batch {
+	return &Batch{store: s, cmds: cmds, out: out}
+}
+
+// Narrow has Decide decide these commands instead, which must be among those that were read for.
+func (b *Batch) Narrow(cmds []order.Command, out []order.Outcome) { b.cmds, b.out = cmds, out }
+
+// Knows reports whether Read has found something under the key. It looks only after a conflict.
+func (b *Batch) Knows(hash order.KeyHash) bool { return b.rows.keys[hash] != nil }
 
 // rows is what was read for a batch, as a Book reads it.
 type rows struct {
@@ -31,7 +44,7 @@ func (r *rows) Key(hash order.KeyHash) (*order.Key, error) { return r.keys[hash]
 
 // Read queues the orders that commands change, locked in order, and after a conflict the
 // keys and the orders that they stand for.
-func (b *batch) Read(read *pgx.Batch, again bool) {
+func (b *Batch) Read(read *pgx.Batch, again bool) {
 	b.rows = rows{orders: map[string]*order.Order{}, keys: map[order.KeyHash]*order.Key{}}
 	var ids []string
 	var hashes [][]byte
@@ -53,7 +66,7 @@ func (b *batch) Read(read *pgx.Batch, again bool) {
 	}
 }
 
-func (b *batch) readKeys(found pgx.Rows) error {
+func (b *Batch) readKeys(found pgx.Rows) error {
 	for found.Next() {
 		hash, key, err := scanKey(found)
 		if err != nil {
@@ -64,7 +77,7 @@ func (b *batch) readKeys(found pgx.Rows) error {
 	return found.Err()
 }
 
-func (b *batch) readOrders(found pgx.Rows) error {
+func (b *Batch) readOrders(found pgx.Rows) error {
 	for found.Next() {
 		o, err := scanOrder(found)
 		if err != nil {
@@ -76,28 +89,33 @@ func (b *batch) readOrders(found pgx.Rows) error {
 }
 
 // Decide decides every command and queues what changed.
-func (b *batch) Decide(write *pgx.Batch) error {
-	book := order.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
+func (b *Batch) Decide(write *pgx.Batch) error {
+	b.book = order.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range b.cmds {
 		var err error
-		if b.out[i], err = book.Do(cmd); err != nil {
+		if b.out[i], err = b.book.Do(cmd); err != nil {
 			return err
 		}
 	}
-	b.writeKeys(write, &book)
-	b.writeOrders(write, &book)
-	if book.Followed > 0 {
-		write.Queue("UPDATE counters SET value = greatest(value, $1) WHERE name = $2", book.Followed, pgdb.CounterFollowed)
-	}
-	b.writeEvents(write, &book)
+	b.writeKeys(write, &b.book)
+	b.writeOrders(write, &b.book)
 	return nil
 }
 
+// Number queues what the counters number. Their rows are locked from there on, so it
+// comes last.
+func (b *Batch) Number(write *pgx.Batch) {
+	if b.book.Followed > 0 {
+		write.Queue("UPDATE counters SET value = greatest(value, $1) WHERE name = $2", b.book.Followed, pgdb.CounterFollowed)
+	}
+	b.writeEvents(write, &b.book)
+}
+
 // Committed has nothing to remember.
-func (b *batch) Committed() {}
+func (b *Batch) Committed() {}
 
 // writeKeys comes first and in order: in its index two processes may meet.
-func (b *batch) writeKeys(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeKeys(write *pgx.Batch, book *order.Book) {
 	n := len(book.Keys)
 	if n == 0 {
 		return
@@ -116,7 +134,7 @@ func (b *batch) writeKeys(write *pgx.Batch, book *order.Book) {
 		SELECT *, $4::timestamptz FROM unnest($1::bytea[], $2::bytea[], $3::text[])`, hashes, fingerprints, ids, book.Now)
 }
 
-func (b *batch) writeOrders(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
 	var made orderRows
 	var lines lineRows
 	var ids, statuses, reservations, references = []string(nil), []string(nil), []string(nil), []*string(nil)
@@ -152,8 +170,7 @@ func (b *batch) writeOrders(write *pgx.Batch, book *order.Book) {
 	}
 }
 
-// writeEvents numbers the events. The counter's row is locked from here on.
-func (b *batch) writeEvents(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeEvents(write *pgx.Batch, book *order.Book) {
 	n := len(book.Events)
 	if n == 0 {
 		return

@@ -101,7 +101,7 @@ func (s *Store) Continue(ctx context.Context, cmds []order.Command) ([]order.Out
 
 // Apply decides a batch and begins to write it; it is the group commit's to call.
 func (s *Store) Apply(cmds []order.Command, out []order.Outcome) (groupcommit.Commit, error) {
-	return s.db.Begin(&batch{store: s, cmds: cmds, out: out})
+	return s.db.Begin(s.NewBatch(cmds, out))
 }
 
 // Order returns one order; see orderservice.Store.

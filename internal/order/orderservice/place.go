@@ -25,7 +25,11 @@ func (s *Service) Place(ctx context.Context, reqs []PlaceRequest) []PlaceResult 
 	for i := range reqs {
 		p.enter(ctx, i, &reqs[i])
 	}
-	if len(p.open) > 0 {
+	switch {
+	case len(p.open) == 0:
+	case s.cfg.Placer != nil:
+		p.runTogether(ctx)
+	default:
 		p.run(ctx)
 	}
 	return p.results
@@ -67,20 +71,10 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 		return nil, fault.New(fault.RequestInFlight, "a request with this Idempotency-Key is being handled").WithRetryAfter(1e9)
 	}
 	p.claims = append(p.claims, hash)
-	known, ok, err := s.store.Key(ctx, hash)
-	if err != nil {
-		return nil, fmt.Errorf("look up idempotency key: %w", err)
-	}
-	if ok {
-		if known.Fingerprint != fingerprint {
-			return nil, order.KeyReused()
+	if s.cfg.Placer == nil {
+		if o, err := s.earlier(ctx, hash, fingerprint); o != nil || err != nil {
+			return o, err
 		}
-		o, err := s.Get(ctx, known.OrderID)
-		if err != nil {
-			return nil, err
-		}
-		o = o.AsPlaced()
-		return &o, nil
 	}
 	if err := s.store.Ready(); err != nil {
 		return nil, err
@@ -106,6 +100,26 @@ func (p *placing) begin(ctx context.Context, i int, req *PlaceRequest) (replay *
 	return nil, nil //nolint:nilnil // nothing to replay is an answer
 }
 
+// earlier returns the answer to an earlier request with the key, nil where there was none.
+func (s *Service) earlier(ctx context.Context, hash order.KeyHash, fingerprint [16]byte) (*order.Order, error) {
+	known, ok, err := s.store.Key(ctx, hash)
+	if err != nil {
+		return nil, fmt.Errorf("look up idempotency key: %w", err)
+	}
+	if !ok {
+		return nil, nil //nolint:nilnil // nothing to replay is an answer
+	}
+	if known.Fingerprint != fingerprint {
+		return nil, order.KeyReused()
+	}
+	o, err := s.Get(ctx, known.OrderID)
+	if err != nil {
+		return nil, err
+	}
+	o = o.AsPlaced()
+	return &o, nil
+}
+
 // price fills in the unit prices of lines and returns their total.
 func (s *Service) price(lines []order.Line) (order.Money, error) {
 	var unknown []fault.Line
@@ -129,6 +143,34 @@ func (s *Service) price(lines []order.Line) (order.Money, error) {
 	}
 	total, err := order.Total(lines)
 	return order.Money{Amount: total, Currency: currency}, err
+}
+
+// runTogether places what is open in one commit. That a key is new is found out there;
+// only what is refused may be a repetition of what was accepted when there was stock.
+func (p *placing) runTogether(ctx context.Context) {
+	placements := make([]Placement, len(p.open))
+	for i := range p.open {
+		pl := &p.open[i]
+		placements[i] = Placement{Hold: pl.hold, Create: &order.CreateCommand{Order: pl.order, Fingerprint: pl.fingerprint}}
+	}
+	placed, err := p.service.cfg.Placer.PlaceTogether(ctx, placements)
+	if err != nil {
+		p.refuse(fmt.Errorf("place order: %w", err))
+		return
+	}
+	for i := range placed {
+		pl, out := &p.open[i], &placed[i].Outcome
+		result := PlaceResult{Order: out.Order, Replayed: out.Replayed, Err: out.Err}
+		if refusal := placed[i].Err; refusal != nil {
+			result.Err = refusal
+			if o, err := p.service.earlier(ctx, pl.order.KeyHash, pl.fingerprint); err != nil {
+				result.Err = err
+			} else if o != nil {
+				result = PlaceResult{Order: *o, Replayed: true}
+			}
+		}
+		p.results[pl.index] = result
+	}
 }
 
 // run reserves the stock of what is open and stores the orders that got theirs.

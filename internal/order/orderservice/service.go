@@ -68,6 +68,25 @@ type Inventory interface {
 	Closings(ctx context.Context, after uint64, limit int) (closings []Closing, last uint64, err error)
 }
 
+// Placer holds stock and stores orders in one commit, where both are in one database.
+type Placer interface {
+	// PlaceTogether holds the stock of each order and stores the order if it got it; the
+	// i-th answer is the i-th placement's. An order whose key is known takes no stock.
+	PlaceTogether(ctx context.Context, placements []Placement) ([]Placed, error)
+}
+
+// Placement is an order to be placed with its stock.
+type Placement struct {
+	Hold   Hold
+	Create *order.CreateCommand
+}
+
+// Placed answers a Placement.
+type Placed struct {
+	Err     error // why there was no stock
+	Outcome order.Outcome
+}
+
 // Hold is a wish to reserve stock for an order.
 type Hold struct {
 	ReservationID string // of the new reservation
@@ -120,6 +139,9 @@ type Config struct {
 	RepairAfter time.Duration
 	// FollowEvery is how often the Follower looks. Defaults to 500 ms.
 	FollowEvery time.Duration
+	// Placer places orders in one commit. Defaults to none: the stock is held in one
+	// commit, and the order stored in the next.
+	Placer Placer
 	// Now is the clock. Defaults to time.Now.
 	Now func() time.Time
 	// Logger gets what goes wrong in the background. Defaults to none.
