@@ -14,14 +14,43 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-	"go.uber.org/goleak"
-
 	"github.com/penstockhq/penstock/api/gen/oas"
 	"github.com/penstockhq/penstock/internal/app/audit"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/pgdb"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// opener starts a Penstock for a test.
+type opener func(change func(*Config)) *run
+
+// eachStore runs a test on a data folder and on PostgreSQL.
+func eachStore(t *testing.T, test func(t *testing.T, open opener)) {
+	t.Helper()
+	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
+		fs := vfs.NewMem()
+		test(t, func(change func(*Config)) *run { return start(t, fs, change) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		url := testkit.Database(t)
+		test(t, func(change func(*Config)) *run { return startOn(t, url, change) })
+	})
+}
+
+// startOn starts a Penstock on a database.
+func startOn(t testing.TB, url string, change func(*Config)) *run {
+	t.Helper()
+	return start(t, nil, func(cfg *Config) {
+		cfg.Postgres = &pgdb.Config{URL: url, PoolSize: 10}
+		if change != nil {
+			change(cfg)
+		}
+	})
+}
 
 // disk is a file system in memory whose log file can be made to fail or to stand still.
 type disk struct {
@@ -226,3 +255,5 @@ func (r *run) get(method, path string, header http.Header, body string) (int, st
 }
 
 func key(n int) string { return fmt.Sprintf("key-%d", n) }
+
+func contains(err error, part string) bool { return strings.Contains(err.Error(), part) }

@@ -87,7 +87,7 @@ func (p *postgres) opened(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.running.Go(func() {
-		p.forget(ctx, a, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store)) //nolint:forcetypeassert // openers made them
+		p.forget(ctx, a, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store), p.db) //nolint:forcetypeassert // openers made them
 	})
 	for name, value := range map[string]func(pgdb.Stats) float64{
 		"penstock_postgres_connections_max":    func(s pgdb.Stats) float64 { return float64(s.Max) },

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -53,12 +54,13 @@ type transaction struct {
 	db      *DB
 	work    Work
 	attempt int
+	until   time.Time // when to give up, from the first failure on
 
 	conn    *pgxpool.Conn
 	cancel  context.CancelFunc
 	results pgx.BatchResults // of the last round trip; nil where nothing is written
 	queued  int
-	xid     string // "" where it is not known
+	token   [16]byte // marks this attempt's commit
 }
 
 // start begins an attempt: it reads, decides, and sends what is to be written. After an
@@ -76,7 +78,7 @@ func (t *transaction) start() (err error) {
 			t.rollback()
 		}
 	}()
-	t.xid, t.results = "", nil
+	t.token, t.results = uuid.New(), nil
 	var read, write pgx.Batch
 	t.begin(&read)
 	head := read.Len()
@@ -85,7 +87,6 @@ func (t *transaction) start() (err error) {
 	if together {
 		t.begin(&write)
 	} else {
-		read.Queue("SELECT pg_current_xact_id()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&t.xid) })
 		if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
@@ -98,6 +99,7 @@ func (t *transaction) start() (err error) {
 	if write.Len() == before {
 		return nil
 	}
+	write.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
 	write.Queue("COMMIT")
 	t.queued = write.Len()
 	t.results = t.conn.SendBatch(ctx, &write)
@@ -174,34 +176,39 @@ func (t *transaction) finish() error {
 // errAborted says that a broken commit did not happen.
 var errAborted = errors.New("the connection broke and the transaction was rolled back")
 
-// resolve finds out what became of a commit whose connection broke.
+// resolve finds out what became of a commit whose connection broke. It puts up a fence
+// under the batch's token: if the transaction has committed, its token is there already;
+// if it is still running, this waits for it; and if it never committed, the token is now
+// taken, so it never will. (The transaction's ID would not do: a server that crashes
+// gives it to another transaction.)
 func (t *transaction) resolve(cause error) error {
-	if t.xid == "" {
-		// A batch that read nothing is decided again: what it may have written is found by its keys.
-		return fmt.Errorf("%w: %w", errAborted, cause)
-	}
 	deadline := time.Now().Add(resolveFor)
-	for attempt := 0; time.Now().Before(deadline); attempt++ {
+	for attempt := 4; time.Now().Before(deadline); attempt++ {
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		var status *string
-		err := t.db.reads.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8)", t.xid).Scan(&status)
+		var b pgx.Batch
+		b.Queue("INSERT INTO batches (token, fence) VALUES ($1, true) ON CONFLICT DO NOTHING", t.token)
+		var fenced bool
+		b.Queue("SELECT fence FROM batches WHERE token = $1", t.token).QueryRow(func(row pgx.Row) error { return row.Scan(&fenced) })
+		err := t.db.reads.SendBatch(ctx, &b).Close()
 		cancel()
 		switch {
-		case err != nil || status == nil:
-		case *status == "committed":
-			return nil
-		case *status == "aborted":
+		case err != nil:
+			pause(attempt) // it is not back yet
+		case fenced:
 			return fmt.Errorf("%w: %w", errAborted, cause)
+		default:
+			return nil
 		}
-		pause(attempt + 4)
 	}
 	return unknown(cause)
 }
 
 // again decides the batch anew where that can help, and fails it where not.
 func (t *transaction) again(err error) (groupcommit.Commit, error) {
-	until := time.Now().Add(resolveFor)
-	for isConflict(err) && t.attempt < maxAttempts || errors.Is(err, errAborted) && time.Now().Before(until) {
+	if t.until.IsZero() {
+		t.until = time.Now().Add(resolveFor)
+	}
+	for isConflict(err) && t.attempt < maxAttempts || errors.Is(err, errAborted) && time.Now().Before(t.until) {
 		aborted := errors.Is(err, errAborted)
 		t.attempt++
 		pause(t.attempt)
@@ -217,11 +224,6 @@ func (t *transaction) again(err error) (groupcommit.Commit, error) {
 			next = fmt.Errorf("%w: %w", errAborted, next) // not back yet
 		}
 		err = next
-	}
-	if errors.Is(err, errAborted) {
-		if t.xid == "" {
-			return nil, &groupcommit.BatchError{Err: unknown(err)}
-		}
 	}
 	return nil, &groupcommit.BatchError{Err: t.db.Fault(err)}
 }

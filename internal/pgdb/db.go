@@ -252,7 +252,7 @@ func Redacted(raw string) string {
 // database but the watcher, which does so all the time.
 func (db *DB) Ping() error {
 	if last := time.Unix(0, db.watch.answered.Load()); db.watch.answered.Load() != 0 && time.Since(last) > 2*time.Second {
-		return fault.New(fault.Unavailable, "the database has not answered for %v", time.Since(last).Round(time.Second))
+		return fault.New(fault.Unavailable, "the database has not answered for %v", time.Since(last).Round(time.Second)).WithRetryAfter(time.Second)
 	}
 	return nil
 }

@@ -47,12 +47,21 @@ func (f finder[K, V]) Apply(keys []K, out []*V) (groupcommit.Commit, error) {
 	return nil, nil //nolint:nilnil // nothing was written
 }
 
+// batchesFor is how long the tokens of batches are kept: much longer than anyone asks
+// what became of one.
+const batchesFor = time.Hour
+
+// Forget removes the tokens of old batches, and returns how many.
+func (db *DB) Forget(ctx context.Context) (int64, error) {
+	return db.ForgetRows(ctx, "batches", db.Now().Add(-batchesFor))
+}
+
 // forgetChunk is how many rows are removed at a time, so that no lock is held for long.
 const forgetChunk = 5000
 
-// Forget removes the rows of table that were created before the given time, some at a
+// ForgetRows removes the rows of table that were created before the given time, some at a
 // time, and returns how many. The table's BRIN index on created_at finds them.
-func (db *DB) Forget(ctx context.Context, table string, before time.Time) (int64, error) {
+func (db *DB) ForgetRows(ctx context.Context, table string, before time.Time) (int64, error) {
 	total := int64(0)
 	for {
 		ctx, cancel := context.WithTimeout(ctx, db.cfg.AcquireTimeout+db.cfg.StatementTimeout)

@@ -259,7 +259,7 @@ func (s *Store) Crossings(ctx context.Context, after uint64, limit int) (crossin
 // Forget removes idempotency keys that are older than Config.KeepKeys, some at a time,
 // and returns how many.
 func (s *Store) Forget(ctx context.Context) (int64, error) {
-	return s.db.Forget(ctx, "stock_keys", s.cfg.Now().Add(-s.cfg.KeepKeys))
+	return s.db.ForgetRows(ctx, "stock_keys", s.cfg.Now().Add(-s.cfg.KeepKeys))
 }
 
 func hashKey(key string) []byte {

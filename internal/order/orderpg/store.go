@@ -205,5 +205,5 @@ func (s *Store) Followed(ctx context.Context) (uint64, error) {
 // Forget removes idempotency keys that are older than Config.KeepKeys, some at a time,
 // and returns how many.
 func (s *Store) Forget(ctx context.Context) (int64, error) {
-	return s.db.Forget(ctx, "idempotency_keys", s.cfg.Now().Add(-s.cfg.KeepKeys))
+	return s.db.ForgetRows(ctx, "idempotency_keys", s.cfg.Now().Add(-s.cfg.KeepKeys))
 }

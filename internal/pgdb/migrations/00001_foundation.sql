@@ -12,6 +12,15 @@ CREATE TABLE counters (
 ) WITH (fillfactor = 10);
 INSERT INTO counters VALUES ('catalogue', 0), ('ledger', 0), ('stock_events', 0), ('order_events', 0), ('ledger_followed', 0);
 
+-- A row for each transaction, written with it: who lost the connection while committing
+-- finds here what became of that. A fence is written in its place so that it never can be.
+CREATE TABLE batches (
+    token      uuid PRIMARY KEY,
+    fence      boolean NOT NULL DEFAULT false,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX batches_created ON batches USING brin (created_at);
+
 CREATE TABLE skus (
     sku        text COLLATE "C" PRIMARY KEY CHECK (length(sku) BETWEEN 1 AND 64),
     title      text NOT NULL,
@@ -153,4 +162,4 @@ CREATE VIEW events AS
 
 -- +goose Down
 DROP VIEW events;
-DROP TABLE order_events, idempotency_keys, order_lines, orders, stock_keys, stock_events, stock_ledger, reservations, stock, skus, counters;
+DROP TABLE order_events, idempotency_keys, order_lines, orders, stock_keys, stock_events, stock_ledger, reservations, stock, skus, batches, counters;
