@@ -34,6 +34,7 @@ type commands struct {
 	Demo    demoCmd    `cmd:"" help:"Start a server, drive a flash sale through it, and prove from stored data what it promises."`
 	Import  importCmd  `cmd:"" help:"Import SKUs from a CSV or NDJSON file into a running server."`
 	Verify  verifyCmd  `cmd:"" help:"Prove from stored data that nothing is oversold, lost or doubled."`
+	Copy    copyCmd    `cmd:"" help:"Move a data folder to PostgreSQL. It may be broken off and run again."`
 	Migrate migrateCmd `cmd:"" help:"Change the schema of a PostgreSQL database."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }

@@ -159,14 +159,18 @@ func (p *progress) show(w io.Writer) (stop func()) {
 }
 
 func (p *progress) bar() string {
-	const width = 40
 	read, share := p.read.Load(), 1.0
 	if p.total > 0 {
 		share = float64(read) / float64(p.total)
 	}
+	return fmt.Sprintf("%s  %.1f MB  %.1f MB/s", bar(share), float64(read)/1e6, float64(read)/1e6/max(time.Since(p.start).Seconds(), 0.001))
+}
+
+// bar draws a share of 1.
+func bar(share float64) string {
+	const width = 40
 	full := min(int(share*width), width)
-	return fmt.Sprintf("[%s%s] %3.0f %%  %.1f MB  %.1f MB/s", strings.Repeat("=", full), strings.Repeat(" ", width-full),
-		100*share, float64(read)/1e6, float64(read)/1e6/max(time.Since(p.start).Seconds(), 0.001))
+	return fmt.Sprintf("[%s%s] %3.0f %%", strings.Repeat("=", full), strings.Repeat(" ", width-full), 100*share)
 }
 
 func isTerminal(w io.Writer) bool {

@@ -62,6 +62,8 @@ type Config struct {
 	NoMigrate bool
 	// Logger gets warnings. Defaults to none.
 	Logger *slog.Logger
+
+	copying bool // opened for a Copy
 }
 
 const (
@@ -112,6 +114,13 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	if err := checkSchema(ctx, cfg, pool.ConnConfig); err != nil {
 		return nil, err
+	}
+	unfinished, err := isCopying(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	if unfinished && !cfg.copying {
+		return nil, errors.New("a copy into this database was broken off: run \"penstock copy\" again to finish it")
 	}
 	size := poolSize(cfg, server)
 	for _, warning := range server.warnings(cfg, size) {

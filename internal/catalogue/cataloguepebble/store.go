@@ -16,6 +16,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/puzpuzpuz/xsync/v4"
 
 	"github.com/penstockhq/penstock/internal/catalogue"
@@ -52,7 +53,7 @@ func Open(cfg Config, db *pebbledb.DB) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	s := &Store{cfg: cfg, db: db, offers: xsync.NewMap[string, catalogue.Offer]()}
-	err := s.each(nil, func(key, value []byte) (bool, error) {
+	err := each(db, nil, func(key, value []byte) (bool, error) {
 		sku, err := decode(string(key), value, false)
 		s.offers.Store(sku.Code, catalogue.OfferOf(sku))
 		return true, err
@@ -108,7 +109,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]ca
 		from = append([]byte(after), 0)
 	}
 	var found []catalogue.SKU
-	err := s.each(from, func(key, value []byte) (bool, error) {
+	err := each(s.db, from, func(key, value []byte) (bool, error) {
 		if !bytes.HasPrefix(key, []byte(prefix)) {
 			return false, nil
 		}
@@ -171,11 +172,26 @@ func (s *Store) lookup(code string) (*catalogue.SKU, error) {
 	return &sku, err
 }
 
+// Snapshot reads everything that a store has written. It needs no Store, so a folder that
+// nobody serves can be read as well.
+type Snapshot struct{ R pebble.Reader }
+
+// SKUs calls fn for every SKU, in order.
+func (s Snapshot) SKUs(fn func(catalogue.SKU) error) error {
+	return each(s.R, nil, func(key, value []byte) (bool, error) {
+		sku, err := decode(string(key), value, true)
+		if err != nil {
+			return false, err
+		}
+		return true, fn(sku)
+	})
+}
+
 // each calls fn for the SKUs from the given code on until it returns false.
-func (s *Store) each(from []byte, fn func(key, value []byte) (bool, error)) (err error) {
+func each(r pebble.Reader, from []byte, fn func(key, value []byte) (bool, error)) (err error) {
 	bounds := pebbledb.PrefixRange(prefixSKU)
 	bounds.LowerBound = append(bytes.Clone(prefixSKU), from...)
-	it, err := s.db.NewIter(bounds)
+	it, err := r.NewIter(bounds)
 	if err != nil {
 		return fmt.Errorf("read catalogue: %w", err)
 	}

@@ -82,6 +82,17 @@ func (s Snapshot) Crossings(_ context.Context, fn func(inventory.Crossing) error
 	})
 }
 
+// Remembered calls fn for every answer that is remembered under a key, by the key's hash.
+func (s Snapshot) Remembered(_ context.Context, fn func(hash [16]byte, m *inventory.Remembered) error) error {
+	return pebbledb.KeyRows(prefixKey).Each(s.R, func(hash pebbledb.KeyHash, record []byte) error {
+		m, err := decodeRemembered(record)
+		if err != nil {
+			return err
+		}
+		return fn(hash, m)
+	})
+}
+
 // each calls fn for the rows under prefix from the key prefix+from on; keys come
 // without the prefix.
 func each(r pebble.Reader, prefix, from []byte, fn func(key, value []byte) error) (err error) {

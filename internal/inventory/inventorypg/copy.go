@@ -1,0 +1,111 @@
+package inventorypg
+
+import (
+	"context"
+
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/pgdb"
+)
+
+// Source is an inventory that can be copied; each method calls fn for everything, in the
+// same order every time.
+type Source interface {
+	Levels(ctx context.Context, fn func(inventory.Level) error) error
+	Reservations(ctx context.Context, fn func(*inventory.Reservation) error) error
+	Ledger(ctx context.Context, fn func(inventory.Entry) error) error
+	Crossings(ctx context.Context, fn func(inventory.Crossing) error) error
+	Remembered(ctx context.Context, fn func(hash [16]byte, m *inventory.Remembered) error) error
+}
+
+// CopyFrom copies an inventory into the database; told is called as it goes on.
+func CopyFrom(ctx context.Context, c *pgdb.Copy, from Source, told func(table string, rows int64)) error {
+	for _, part := range []func(context.Context, *pgdb.Copy, Source, func(string, int64)) error{
+		copyLedger, copyLevels, copyReservations, copyCrossings, copyRemembered,
+	} {
+		if err := part(ctx, c, from, told); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tell(told func(string, int64), table string) func(int64) {
+	return func(rows int64) { told(table, rows) }
+}
+
+func copyLedger(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
+	columns := []string{"seq", "time", "kind", "sku", "location", "policy", "quantity", "reservation_id", "order_id", "reference", "reason"}
+	return c.Part(ctx, "stock_ledger", columns, pgdb.CounterLedger, func(add func([]any) error) error {
+		return from.Ledger(ctx, func(e inventory.Entry) error {
+			return add([]any{
+				e.Seq, e.Time, kindName(e.Kind), e.Place.SKU, e.Place.Location, e.Policy.String(), e.Quantity,
+				optional(e.ReservationID), optional(e.OrderID), optional(e.Reference), optional(e.Reason),
+			})
+		})
+	}, tell(told, "stock_ledger"))
+}
+
+func copyLevels(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
+	columns := []string{"sku", "location", "on_hand", "reserved", "track", "version"}
+	return c.Part(ctx, "stock", columns, "", func(add func([]any) error) error {
+		return from.Levels(ctx, func(l inventory.Level) error {
+			// Only the policy "track" sells below zero; what never did gets the mark when it is sold so.
+			return add([]any{l.SKU, l.Location, l.OnHand, l.Reserved, l.Available() < 0, l.Version})
+		})
+	}, tell(told, "stock"))
+}
+
+func copyReservations(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
+	columns := []string{
+		"id", "status", "order_id", "reference", "key", "skus", "locations", "quantities", "committed", "policies",
+		"created_at", "expires_at", "closed_at", "version",
+	}
+	return c.Part(ctx, "reservations", columns, "", func(add func([]any) error) error {
+		return from.Reservations(ctx, func(r *inventory.Reservation) error { return add(reservationValues(r)) })
+	}, tell(told, "reservations"))
+}
+
+func reservationValues(r *inventory.Reservation) []any {
+	n := len(r.Lines)
+	skus, locations, quantities := make([]string, n), make([]string, n), make([]int64, n)
+	var committed []int64
+	var policies []string
+	for i, l := range r.Lines {
+		skus[i], locations[i], quantities[i] = l.SKU, l.Location, l.Quantity
+		if r.Status == inventory.Committed {
+			committed = append(committed, l.Committed)
+		}
+	}
+	if policyLiteral(r.Lines) != nil {
+		for _, l := range r.Lines {
+			policies = append(policies, l.Policy.String())
+		}
+	}
+	var rows reservationRows
+	rows.add(r)
+	return []any{
+		r.ID, r.Status.String(), rows.orders[0], rows.references[0], rows.keys[0], skus, locations, quantities, committed, policies,
+		r.CreatedAt, r.ExpiresAt, rows.closed[0], r.Version,
+	}
+}
+
+func copyCrossings(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
+	columns := []string{"seq", "time", "depleted", "sku", "location", "on_hand", "reserved", "version"}
+	return c.Part(ctx, "stock_events", columns, pgdb.CounterStockEvents, func(add func([]any) error) error {
+		return from.Crossings(ctx, func(x inventory.Crossing) error {
+			l := &x.Level
+			return add([]any{x.Seq, x.Time, x.Depleted, l.SKU, l.Location, l.OnHand, l.Reserved, l.Version})
+		})
+	}, tell(told, "stock_events"))
+}
+
+func copyRemembered(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
+	columns := []string{"key_hash", "fingerprint", "reservation_id", "sku", "location", "on_hand", "reserved", "version", "created_at"}
+	now := c.DB().Now()
+	return c.Part(ctx, "stock_keys", columns, "", func(add func([]any) error) error {
+		return from.Remembered(ctx, func(hash [16]byte, m *inventory.Remembered) error {
+			l := &m.Level
+			return add([]any{hash[:], m.Fingerprint[:], optional(m.ReservationID), optional(l.SKU), optional(l.Location), l.OnHand, l.Reserved, l.Version, now})
+		})
+	}, tell(told, "stock_keys"))
+}
