@@ -15,9 +15,9 @@ import (
 
 // Work is one batch that is to be decided and written.
 type Work interface {
-	// Read queues what must be read and locked to decide. again says that an earlier
-	// attempt met a conflict: now everything must be looked at that could be the cause.
-	// Reading nothing saves a round trip.
+	// Read queues what must be read and locked to decide. Reading nothing saves a round
+	// trip: what is decided on memory must then hold when it is written; see Expect and
+	// unique indexes. again says that it did not hold: now everything must be looked at.
 	Read(b *pgx.Batch, again bool)
 	// Decide decides everything and queues what is to be written; nothing for nothing.
 	// It may be called more than once, each time from the beginning.
@@ -38,29 +38,71 @@ const (
 // returns. Whatever goes wrong fails this batch alone, as a *groupcommit.BatchError:
 // nothing is remembered in memory that the database could contradict.
 func (db *DB) Begin(work Work) (groupcommit.Commit, error) {
-	t := &transaction{db: db, work: work}
+	return (&transaction{db: db, work: work, done: func() {}}).begin()
+}
+
+// Sequence begins batches of one group commit that build on each other before they are
+// committed. It keeps their order: what Number queues of a batch is sent when the batch
+// before it has ended, and what Decide queues is written meanwhile. Its zero value with
+// DB set is ready for use by one goroutine.
+type Sequence struct {
+	DB   *DB
+	last chan struct{} // closed when the last batch has ended
+}
+
+// Begin is DB.Begin in sequence.
+func (s *Sequence) Begin(work Work) (groupcommit.Commit, error) {
+	ended := make(chan struct{})
+	t := &transaction{db: s.DB, work: work, before: s.last, done: func() { close(ended) }}
+	s.last = ended
+	return t.begin()
+}
+
+func (t *transaction) begin() (commit groupcommit.Commit, err error) {
+	defer func() {
+		if commit == nil {
+			t.done()
+		}
+	}()
 	if err := t.start(); err != nil {
 		return t.again(err)
 	}
 	if t.results == nil {
-		work.Committed()
+		t.work.Committed()
 		return nil, nil //nolint:nilnil // nothing was written
 	}
 	return t, nil
+}
+
+// alone reports whether no batch before this one is on its way.
+func (t *transaction) alone() bool {
+	if t.before == nil {
+		return true
+	}
+	select {
+	case <-t.before:
+		return true
+	default:
+		return false
+	}
 }
 
 // transaction is one attempt after the other at a batch.
 type transaction struct {
 	db      *DB
 	work    Work
+	before  <-chan struct{} // closed when the batch before it in a Sequence has ended
+	done    func()          // called when it has ended itself
 	attempt int
 	until   time.Time // when to give up, from the first failure on
 
 	conn    *pgxpool.Conn
+	ctx     context.Context //nolint:containedctx // of one attempt, from start to finish
 	cancel  context.CancelFunc
 	results pgx.BatchResults // of the last round trip; nil where nothing is written
 	queued  int
-	token   [16]byte // marks this attempt's commit
+	rest    *pgx.Batch // what is sent when the batch before has ended; nil for nothing
+	token   [16]byte   // marks this attempt's commit
 }
 
 // start begins an attempt: it reads, decides, and sends what is to be written. After an
@@ -78,39 +120,59 @@ func (t *transaction) start() (err error) {
 			t.rollback()
 		}
 	}()
-	t.token, t.results = uuid.New(), nil
+	t.token, t.results, t.rest = uuid.New(), nil, nil
 	var read, write pgx.Batch
-	t.begin(&read)
+	read.Queue("BEGIN")
+	t.limit(&read)
 	head := read.Len()
 	t.work.Read(&read, t.attempt > 0)
-	together := read.Len() == head // nothing to read: begin and write in one go
-	if together {
-		t.begin(&write)
-	} else {
+	if read.Len() > head {
 		if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
+		return t.send(ctx, &write, "COMMIT")
 	}
+	if t.alone() {
+		// Nothing is read, so what is written in one go is one transaction by itself.
+		t.limit(&write)
+		return t.send(ctx, &write, "")
+	}
+	write.Queue("BEGIN")
+	t.limit(&write)
+	t.rest = &pgx.Batch{}
+	return t.send(ctx, &write, "COMMIT")
+}
+
+// send decides and sends what is to be written, except for t.rest.
+func (t *transaction) send(ctx context.Context, write *pgx.Batch, commit string) error {
 	before := write.Len()
-	if err := t.work.Decide(&write); err != nil {
+	if err := t.work.Decide(write); err != nil {
 		return err
 	}
-	t.work.Number(&write)
-	if write.Len() == before {
+	last := write
+	if t.rest != nil {
+		last = t.rest
+	}
+	t.work.Number(last)
+	if write.Len() == before && (t.rest == nil || t.rest.Len() == 0) {
 		return nil
 	}
-	write.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
-	write.Queue("COMMIT")
+	last.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
+	if commit != "" {
+		last.Queue(commit)
+	}
 	t.queued = write.Len()
-	t.results = t.conn.SendBatch(ctx, &write)
+	t.results = t.conn.SendBatch(ctx, write)
+	t.ctx = ctx
 	return nil
 }
 
-func (t *transaction) begin(b *pgx.Batch) {
-	b.Queue("BEGIN")
+// limit queues the settings of the transaction.
+func (t *transaction) limit(b *pgx.Batch) {
 	// Local to the transaction, so that a pooler in between cannot leave them to others.
 	// Every read has its index; a plan made while a table was small would scan it for ever.
-	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), set_config('enable_seqscan', 'off', true)",
+	// And plans are kept: making one takes as long as an order.
+	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)",
 		milliseconds(t.db.cfg.LockTimeout), milliseconds(t.db.cfg.StatementTimeout))
 }
 
@@ -138,28 +200,27 @@ func (t *transaction) release() {
 
 // Wait returns when the batch is durable; see groupcommit.Commit.
 func (t *transaction) Wait() error {
-	err := t.finish()
-	if err == nil {
-		t.work.Committed()
-		return nil
-	}
-	commit, err := t.again(err)
-	if err != nil || commit == nil {
-		return err
-	}
-	return commit.Wait()
-}
-
-// finish reads the answers to what was sent.
-func (t *transaction) finish() error {
-	var err error
-	for range t.queued {
-		if _, e := t.results.Exec(); e != nil && err == nil {
-			err = e
+	defer t.done()
+	for {
+		err := t.finish()
+		if err == nil {
+			t.work.Committed()
+			return nil
+		}
+		if commit, err := t.again(err); commit == nil {
+			return err
 		}
 	}
-	if e := t.results.Close(); err == nil {
-		err = e
+}
+
+// finish reads the answers to what was sent, and sends the rest.
+func (t *transaction) finish() error {
+	err := drain(t.results, t.queued)
+	if err == nil && t.rest != nil {
+		if t.before != nil {
+			<-t.before
+		}
+		err = drain(t.conn.SendBatch(t.ctx, t.rest), t.rest.Len())
 	}
 	if err == nil {
 		t.release()
@@ -171,6 +232,19 @@ func (t *transaction) finish() error {
 		return t.resolve(err)
 	}
 	return fmt.Errorf("write: %w", err)
+}
+
+// drain reads the answers to all statements of a batch and returns the first error.
+func drain(results pgx.BatchResults, statements int) (err error) {
+	for range statements {
+		if _, e := results.Exec(); e != nil && err == nil {
+			err = e
+		}
+	}
+	if e := results.Close(); err == nil {
+		err = e
+	}
+	return err
 }
 
 // errAborted says that a broken commit did not happen.
@@ -210,8 +284,9 @@ func (t *transaction) again(err error) (groupcommit.Commit, error) {
 	}
 	for isConflict(err) && t.attempt < maxAttempts || errors.Is(err, errAborted) && time.Now().Before(t.until) {
 		aborted := errors.Is(err, errAborted)
-		t.attempt++
-		pause(t.attempt)
+		if t.attempt++; t.attempt > 1 || aborted {
+			pause(t.attempt)
+		}
 		next := t.start()
 		if next == nil && t.results == nil {
 			t.work.Committed()

@@ -301,7 +301,7 @@ func (db *DB) Query(ctx context.Context, sql string, args []any, scan func(pgx.R
 	defer cancel()
 	var b pgx.Batch
 	// One implicit transaction with what follows; see transaction.begin.
-	b.Queue("SELECT set_config('statement_timeout', $1, true), set_config('enable_seqscan', 'off', true)", milliseconds(db.cfg.StatementTimeout))
+	b.Queue("SELECT set_config('statement_timeout', $1, true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)", milliseconds(db.cfg.StatementTimeout))
 	b.Queue(sql, args...)
 	results := db.reads.SendBatch(ctx, &b)
 	defer func() { err = db.Fault(errors.Join(err, results.Close())) }()

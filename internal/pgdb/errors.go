@@ -19,7 +19,18 @@ const (
 	readOnlyTransaction  = "25006"
 	diskFull             = "53100"
 	queryCanceled        = "57014"
+	divisionByZero       = "22012" // raised by Expect
 )
+
+// ErrReadFirst is what Decide returns when what it took from memory does not suffice:
+// the batch is decided again, having read.
+var ErrReadFirst = errors.New("the batch must be decided on what is stored")
+
+// Expect is the end of a statement that fails unless as many rows as in the parameter
+// came out of "u"; the batch is then decided again, having read.
+func Expect(parameter string) string {
+	return " SELECT 1 / (count(*) = " + parameter + ")::int FROM u"
+}
 
 // code returns the SQLSTATE of err, "" where the server did not say.
 func code(err error) string {
@@ -32,10 +43,10 @@ func code(err error) string {
 // isConflict reports whether deciding the batch again may help: nothing was written.
 func isConflict(err error) bool {
 	switch code(err) {
-	case uniqueViolation, serializationFailure, deadlockDetected:
+	case uniqueViolation, serializationFailure, deadlockDetected, divisionByZero:
 		return true
 	default:
-		return false
+		return errors.Is(err, ErrReadFirst)
 	}
 }
 
@@ -65,6 +76,8 @@ func (db *DB) Fault(err error) error {
 	}
 	retry := time.Second
 	switch c := code(err); {
+	case isConflict(err):
+		return fault.Wrap(err, fault.Overloaded, "other processes changed the same rows again and again; nothing was changed").WithRetryAfter(retry)
 	case isOurs(err):
 		return err
 	case c == diskFull:
@@ -73,8 +86,6 @@ func (db *DB) Fault(err error) error {
 		return fault.Wrap(err, fault.Unavailable, "the database is read-only at the moment, after a failover perhaps; nothing was changed").WithRetryAfter(retry)
 	case c == lockNotAvailable, c == queryCanceled, errors.Is(err, context.DeadlineExceeded):
 		return fault.Wrap(err, fault.Timeout, "the database took too long; nothing was changed").WithRetryAfter(retry)
-	case isConflict(err):
-		return fault.Wrap(err, fault.Overloaded, "other processes changed the same rows again and again; nothing was changed").WithRetryAfter(retry)
 	default:
 		return fault.Wrap(err, fault.Unavailable, "the database cannot be reached").WithRetryAfter(retry)
 	}

@@ -21,7 +21,8 @@ type Batch struct {
 	out   []inventory.Outcome
 	rows  rows
 
-	book inventory.Book // after Decide
+	book  inventory.Book // after Decide
+	guess bool           // levels were taken from memory
 }
 
 // NewBatch returns a batch of cmds whose answers go to out.
@@ -103,8 +104,26 @@ func (b *Batch) needs() *needs {
 	return n
 }
 
+// Guess takes the levels from memory instead of reading them, if all of them are there,
+// and trusts the unique index to find earlier tries: it is for commands that reserve. If
+// what was guessed is not what is stored any more, writing fails and the batch must be
+// read for. A refusal must not rest on a guess: Decide then returns pgdb.ErrReadFirst.
+func (b *Batch) Guess() bool {
+	b.rows = rows{levels: map[inventory.Place]inventory.Level{}}
+	for p := range b.needs().places {
+		l, ok := b.store.levels.Load(p)
+		if !ok {
+			return false
+		}
+		b.rows.levels[p] = l
+	}
+	b.guess = true
+	return true
+}
+
 // Read queues what the commands need: first reservations, then levels, each locked in order.
 func (b *Batch) Read(read *pgx.Batch, _ bool) {
+	b.guess = false
 	b.rows = rows{
 		levels: map[inventory.Place]inventory.Level{}, reservations: map[string]*inventory.Reservation{},
 		active: map[string]string{}, remembered: map[string]*inventory.Remembered{},
@@ -195,16 +214,19 @@ func (b *Batch) Decide(write *pgx.Batch) error {
 		if b.out[i], err = b.book.Do(cmd); err != nil {
 			return err
 		}
+		if b.guess && b.out[i].Err != nil {
+			return pgdb.ErrReadFirst
+		}
 	}
 	b.writeReservations(write, &b.book)
 	b.writeRemembered(write, &b.book)
-	b.writeLevels(write, &b.book)
 	return nil
 }
 
-// Number queues what the counters number. Their rows are locked from there on, so it
-// comes last.
+// Number queues the levels and what the counters number. Their rows are locked from there
+// on, so it comes last.
 func (b *Batch) Number(write *pgx.Batch) {
+	b.writeLevels(write, &b.book)
 	b.writeEntries(write, &b.book)
 	b.writeCrossings(write, &b.book)
 }
@@ -216,6 +238,9 @@ func (b *Batch) Committed() {
 	}
 	until := time.Now().Add(soldOutFor)
 	for p, l := range b.rows.levels {
+		if !b.guess {
+			b.store.remember(l)
+		}
 		if l.Available() <= 0 {
 			b.store.soldOut.Store(p, until)
 		} else if _, was := b.store.soldOut.Load(p); was {
@@ -299,20 +324,37 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 	slices.SortFunc(book.Changed, func(x, y *inventory.Level) int { return x.Compare(y.Place) })
 	var made, changed levelRows
 	for _, l := range book.Changed {
-		if b.rows.levels[l.Place].Version == 0 {
+		was := b.rows.levels[l.Place]
+		if was.Version == 0 {
 			made.add(l, tracked[l.Place])
-		} else {
-			changed.add(l, tracked[l.Place])
+			continue
+		}
+		changed.add(l, tracked[l.Place])
+		changed.was(&was)
+		if b.guess {
+			// The next batch builds on this one, though it is not committed yet. If it never
+			// will be, nothing that was built on it will match what is stored.
+			b.store.remember(*l)
 		}
 	}
 	if len(made.skus) > 0 {
 		write.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
 			SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])`, made.args()...)
 	}
+	if b.guess && len(changed.skus) > 1 {
+		// In order, which the update does not promise.
+		write.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+			ORDER BY sku, location FOR UPDATE) locked`, changed.skus, changed.locations)
+	}
 	if len(changed.skus) > 0 {
-		write.Queue(`UPDATE stock s SET on_hand = u.on_hand, reserved = u.reserved, version = u.version, track = s.track OR u.track
-			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])
-				u(sku, location, on_hand, reserved, version, track) WHERE s.sku = u.sku AND s.location = u.location`, changed.args()...)
+		// All of a level is compared, not its version alone: another history may have come to the same version.
+		write.Queue(`WITH u AS (UPDATE stock s SET on_hand = n.on_hand, reserved = n.reserved, version = n.version, track = s.track OR n.track
+			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[], $9::bigint[])
+				n(sku, location, on_hand, reserved, version, track, was_on_hand, was_reserved, was_version)
+			WHERE s.sku = n.sku AND s.location = n.location
+				AND s.on_hand = n.was_on_hand AND s.reserved = n.was_reserved AND s.version = n.was_version
+			RETURNING 1)`+pgdb.Expect("$10"),
+			append(changed.args(), changed.wasOnHand, changed.wasReserved, changed.wasVersions, len(changed.skus))...)
 	}
 }
 

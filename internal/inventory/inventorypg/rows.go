@@ -142,6 +142,15 @@ type levelRows struct {
 	onHand, reserved []int64
 	versions         []uint64
 	track            []bool
+
+	wasOnHand, wasReserved []int64
+	wasVersions            []uint64
+}
+
+// was adds what the level was before.
+func (rows *levelRows) was(l *inventory.Level) {
+	rows.wasOnHand, rows.wasReserved = append(rows.wasOnHand, l.OnHand), append(rows.wasReserved, l.Reserved)
+	rows.wasVersions = append(rows.wasVersions, l.Version)
 }
 
 func (rows *levelRows) add(l *inventory.Level, track bool) {

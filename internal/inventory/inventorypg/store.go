@@ -43,6 +43,29 @@ type Store struct {
 	batcher *groupcommit.Batcher[inventory.Command, inventory.Outcome]
 	known   *pgdb.Lookup[inventory.ReserveKeys, bool]
 	soldOut *xsync.Map[inventory.Place, time.Time] // until when it is believed
+	// levels is what levels were when this process last saw or wrote them: a guess, which
+	// writing compares with what is stored.
+	levels *xsync.Map[inventory.Place, inventory.Level]
+}
+
+// maxGuesses bounds the levels in memory.
+const maxGuesses = 200_000
+
+func (s *Store) remember(l inventory.Level) {
+	if l.Version == 0 {
+		return // it has no row that could be compared
+	}
+	if s.levels.Size() >= maxGuesses {
+		s.levels.Clear()
+	}
+	s.levels.Store(l.Place, l)
+}
+
+// Forgo has the places of commands be read the next time: what was guessed did not hold.
+func (s *Store) Forgo(cmds []inventory.Command) {
+	for p := range (&Batch{store: s, cmds: cmds}).needs().places {
+		s.levels.Delete(p)
+	}
 }
 
 // Open starts the group commit.
@@ -52,7 +75,7 @@ func Open(cfg Config, db *pgdb.DB) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = db.Now
 	}
-	s := &Store{cfg: cfg, db: db, soldOut: xsync.NewMap[inventory.Place, time.Time]()}
+	s := &Store{cfg: cfg, db: db, soldOut: xsync.NewMap[inventory.Place, time.Time](), levels: xsync.NewMap[inventory.Place, inventory.Level]()}
 	var err error
 	if s.known, err = pgdb.NewLookup(db, "look-up of reservations", s.findKnown); err != nil {
 		return nil, fmt.Errorf("open inventory: %w", err)
