@@ -37,7 +37,7 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 			return err
 		},
 		func(context.Context) error {
-			s, err := inventorypebble.Open(inventorypebble.Config{
+			s, err := inventorypebble.Open(inventorypebble.Config{ //nolint:contextcheck // its goroutines outlive the start
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed.Notify), Now: a.cfg.Now,
 			}, f.db)
 			if err != nil {
@@ -49,7 +49,7 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 			return nil
 		},
 		func(context.Context) error {
-			s, err := orderpebble.Open(orderpebble.Config{
+			s, err := orderpebble.Open(orderpebble.Config{ //nolint:contextcheck // likewise
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed.Notify), Now: a.cfg.Now,
 			}, f.db)
 			if err == nil {

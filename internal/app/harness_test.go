@@ -14,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
 	"github.com/penstockhq/penstock/api/gen/oas"
 	"github.com/penstockhq/penstock/internal/app/audit"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"

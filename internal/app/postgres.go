@@ -49,7 +49,7 @@ func (p *postgres) openers(a *App) []func(context.Context) error {
 			return err
 		},
 		func(context.Context) error {
-			s, err := inventorypg.Open(inventorypg.Config{
+			s, err := inventorypg.Open(inventorypg.Config{ //nolint:contextcheck // its goroutines outlive the start
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed.Notify), Now: p.now,
 			}, p.db)
 			if err == nil {
@@ -58,7 +58,7 @@ func (p *postgres) openers(a *App) []func(context.Context) error {
 			return err
 		},
 		func(context.Context) error {
-			s, err := orderpg.Open(orderpg.Config{
+			s, err := orderpg.Open(orderpg.Config{ //nolint:contextcheck // likewise
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed.Notify), Now: p.now,
 			}, p.db)
 			if err == nil {
@@ -104,8 +104,8 @@ func (p *postgres) opened(a *App) {
 // placer starts the group commit of orders with their stock.
 func (p *postgres) placer(a *App) (orderservice.Placer, error) {
 	var err error
-	p.placing, err = startTogether(a.batch("placements", a.services.feed.Notify), p.db,
-		a.services.inventory, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store)) //nolint:forcetypeassert // openers made them
+	stock, orders := a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store) //nolint:forcetypeassert // openers made them
+	p.placing, err = startTogether(a.batch("placements", a.services.feed.Notify), p.db, a.services.inventory, stock, orders)
 	return p.placing, err
 }
 

@@ -35,7 +35,7 @@ var Policies = [...]string{"reserve", "track", "untracked"}
 
 // PolicyIndex returns where in Policies the policy stands, 0 for one that is unknown.
 func PolicyIndex(policy string) uint8 {
-	return uint8(max(slices.Index(Policies[:], policy), 0)) //nolint:gosec // below 3
+	return uint8(max(slices.Index(Policies[:], policy), 0))
 }
 
 // Offer is what pricing needs of a SKU, small enough to keep a million in memory.

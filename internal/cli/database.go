@@ -8,6 +8,9 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
+// storePostgres is the value of --store for PostgreSQL.
+const storePostgres = "postgres"
+
 // databaseFlags are those of commands that may use PostgreSQL.
 type databaseFlags struct {
 	Postgres          string        `help:"Connection string of the database, such as postgres://user:password@host:5432/penstock. Anything but a password in it may also be in PG… variables." group:"PostgreSQL"`
@@ -23,9 +26,9 @@ type databaseFlags struct {
 
 func (f *databaseFlags) validate(store string) error {
 	switch {
-	case store == "postgres" && f.Postgres == "":
+	case store == storePostgres && f.Postgres == "":
 		return errors.New("--store postgres needs --postgres with a connection string, such as postgres://user:password@host:5432/penstock")
-	case store != "postgres" && f.Postgres != "":
+	case store != storePostgres && f.Postgres != "":
 		return errors.New("--postgres is given without --store postgres")
 	}
 	if f.PostgresProcesses < 1 || f.PostgresPoolSize < 0 || f.PostgresPoolIdle < 0 {
@@ -43,7 +46,7 @@ func (f *databaseFlags) validate(store string) error {
 
 // config returns what the flags say, nil where the store is another.
 func (f *databaseFlags) config(store string) *pgdb.Config {
-	if store != "postgres" {
+	if store != storePostgres {
 		return nil
 	}
 	return &pgdb.Config{

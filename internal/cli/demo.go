@@ -36,10 +36,10 @@ func (c *demoCmd) Validate() error {
 	if c.Units < 1 || c.Units > 10_000_000 {
 		return errors.New("--units must be 1 to 10000000")
 	}
-	if c.Postgres != "" && c.Store != "postgres" {
+	if c.Postgres != "" && c.Store != storePostgres {
 		return errors.New("--postgres is given without --store postgres")
 	}
-	if c.Keep && c.Store == "postgres" && c.Postgres == "" {
+	if c.Keep && c.Store == storePostgres && c.Postgres == "" {
 		return errors.New("--keep cannot keep a private PostgreSQL: give a database with --postgres")
 	}
 	return nil
@@ -96,7 +96,7 @@ func (c *demoCmd) storage(ctx context.Context, w io.Writer) (cfg app.Config, dis
 	switch {
 	case c.Postgres != "":
 		return app.Config{Postgres: &pgdb.Config{URL: c.Postgres, Processes: 1}}, keep, nil
-	case c.Store == "postgres":
+	case c.Store == storePostgres:
 		server, err := pgserver.Start(ctx, pgserver.Config{})
 		if err != nil {
 			return cfg, nil, err

@@ -66,7 +66,7 @@ func (s *shedder) send() {
 			return
 		case <-tick.C:
 			var stamp [8]byte
-			binary.NativeEndian.PutUint64(stamp[:], uint64(time.Since(s.begin))) //nolint:gosec // it does not run backwards
+			binary.NativeEndian.PutUint64(stamp[:], uint64(time.Since(s.begin)))
 			if _, err := s.in.Write(stamp[:]); err != nil {
 				return
 			}
@@ -82,7 +82,7 @@ func (s *shedder) receive() {
 		if _, err := s.out.Read(stamp[:]); err != nil {
 			return
 		}
-		s.learn(time.Since(s.begin) - time.Duration(binary.NativeEndian.Uint64(stamp[:]))) //nolint:gosec // from send
+		s.learn(time.Since(s.begin) - time.Duration(binary.NativeEndian.Uint64(stamp[:])))
 	}
 }
 
@@ -109,5 +109,5 @@ func (s *shedder) newest() time.Duration { return time.Duration(s.wait.Load()) }
 // refuses reports whether the request that has just come should be refused.
 func (s *shedder) refuses() bool {
 	share := s.refused()
-	return share > 0 && rand.Float64() < share //nolint:gosec // a share, not a secret
+	return share > 0 && rand.Float64() < share
 }

@@ -127,10 +127,10 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		cfg.Logger.Warn("postgres: " + warning)
 	}
 	db := &DB{cfg: cfg}
-	if db.batches, err = db.pool(pool, batchConnections); err != nil {
+	if db.batches, err = db.pool(pool, batchConnections); err != nil { //nolint:contextcheck // a pool outlives the call
 		return nil, err
 	}
-	if db.reads, err = db.pool(pool, size-batchConnections); err != nil {
+	if db.reads, err = db.pool(pool, size-batchConnections); err != nil { //nolint:contextcheck // likewise
 		db.batches.Close()
 		return nil, err
 	}
@@ -153,8 +153,8 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig) (*pgx.Conn, error) {
 
 func (db *DB) pool(base *pgxpool.Config, size int) (*pgxpool.Pool, error) {
 	c := base.Copy()
-	c.MaxConns = int32(size)                           //nolint:gosec // a few dozen
-	c.MinIdleConns = int32(min(db.cfg.PoolIdle, size)) //nolint:gosec // likewise
+	c.MaxConns = int32(size)
+	c.MinIdleConns = int32(min(db.cfg.PoolIdle, size))
 	c.MaxConnLifetime = db.cfg.Lifetime
 	c.MaxConnLifetimeJitter = db.cfg.Lifetime / 10
 	c.MaxConnIdleTime = max(db.cfg.Lifetime/6, time.Second)
@@ -220,7 +220,7 @@ func readSettings(ctx context.Context, conn *pgx.Conn) (settings, error) {
 	s.durable = fsync == "on" && commit != "off"
 	s.readOnly = readOnly == "on"
 	if s.readOnly {
-		return s, fmt.Errorf("the database is read-only, a standby perhaps: name the primary")
+		return s, errors.New("the database is read-only, a standby perhaps: name the primary")
 	}
 	if s.version < 130_000 {
 		return s, fmt.Errorf("PostgreSQL %d.%d is too old: 13 or later is needed", s.version/10_000, s.version%10_000)
@@ -323,7 +323,7 @@ func (db *DB) Query(ctx context.Context, sql string, args []any, scan func(pgx.R
 
 // pause waits a little longer with each attempt, and not the same in all processes.
 func pause(attempt int) {
-	time.Sleep(time.Duration(1+rand.IntN(1<<min(attempt, 6))) * time.Millisecond) //nolint:gosec // not a secret
+	time.Sleep(time.Duration(1+rand.IntN(1<<min(attempt, 6))) * time.Millisecond)
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

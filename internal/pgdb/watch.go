@@ -2,6 +2,7 @@ package pgdb
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,9 +67,7 @@ func (db *DB) look(ctx context.Context, known map[string]uint64, changed func(co
 	if err := changed(ctx, now); err != nil {
 		return err
 	}
-	for name, value := range now {
-		known[name] = value
-	}
+	maps.Copy(known, now)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +33,7 @@ func ownerOf(dir string) (*account, error) {
 		}
 		return &account{uint32(uid), uint32(gid)}, nil
 	}
-	return nil, fmt.Errorf("private PostgreSQL: it may not run as root, and there is neither an account postgres nor nobody")
+	return nil, errors.New("private PostgreSQL: it may not run as root, and there is neither an account postgres nor nobody")
 }
 
 func (a *account) apply(cmd *exec.Cmd) {

@@ -203,7 +203,7 @@ func (s *Server) killChildren() {
 	}
 	// First the postmaster, so that it does not begin a recovery of its own.
 	_ = s.process.Process.Kill()
-	for _, field := range strings.Fields(string(raw)) {
+	for field := range strings.FieldsSeq(string(raw)) {
 		if pid, err := strconv.Atoi(field); err == nil {
 			if p, err := os.FindProcess(pid); err == nil {
 				_ = p.Kill() // it may be gone already

@@ -23,7 +23,6 @@ func fast() map[string]string {
 	return map[string]string{"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "max_connections": "400"}
 }
 
-//nolint:gochecknoglobals // one server for all tests of a process
 var shared struct {
 	start     sync.Once
 	server    *pgserver.Server
@@ -35,11 +34,9 @@ var shared struct {
 // goroutine is left.
 func Main(m *testing.M) {
 	code := m.Run()
-	if shared.server != nil {
-		if err := shared.server.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+	if err := Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
@@ -48,6 +45,14 @@ func Main(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// Stop ends the PostgreSQL that tests shared, for a TestMain that has more to do than Main.
+func Stop() error {
+	if shared.server == nil {
+		return nil
+	}
+	return shared.server.Stop()
 }
 
 // Database returns the URL of a fresh database on a server that the package's tests

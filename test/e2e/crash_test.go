@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"strconv"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
 // told is what customers were told across all crashes.
@@ -77,6 +79,59 @@ func TestCrash_NothingAcknowledgedIsLostAndNoKeyMakesTwoOrders(t *testing.T) {
 	t.Logf("%d orders and %d payments were acknowledged", len(know.orders), len(know.paid))
 }
 
+// TestCrash_ProcessesOnOneDatabaseAreKilledAndSoIsTheDatabase does the same to three
+// processes on one PostgreSQL, some or all of which are killed in each round.
+func TestCrash_ProcessesOnOneDatabaseAreKilledAndSoIsTheDatabase(t *testing.T) {
+	t.Parallel()
+	database := testkit.Server(t)
+	storage := []string{"--store", "postgres", "--postgres-processes", "3", "--postgres", database.URL("postgres")}
+	seed := number(t, "PENSTOCK_TORTURE_SEED", uint64(time.Now().UnixNano()))
+	rounds := number(t, "PENSTOCK_TORTURE_ROUNDS", 4)
+	t.Logf("PENSTOCK_TORTURE_SEED=%d PENSTOCK_TORTURE_ROUNDS=%d", seed, rounds)
+	random := rand.New(rand.NewPCG(seed, 0))
+	know := &told{orders: map[string]string{}, paid: map[string]bool{}}
+	servers := []*server{serveOn(t, storage...), serveOn(t, storage...), serveOn(t, storage...)}
+	servers[0].stock("HOT", 185, 400)
+	servers[0].stock("A", 200, 1_000_000)
+	for round := range rounds {
+		stop := make(chan struct{})
+		var customers sync.WaitGroup
+		for c := range 15 {
+			choose := rand.New(rand.NewPCG(seed, round<<16+uint64(c)+1))
+			s := servers[c%3]
+			customers.Go(func() { know.shop(s, choose, stop) })
+		}
+		time.Sleep(time.Duration(random.IntN(700)+20) * time.Millisecond) // a crash comes when it comes
+		if round%2 == 1 {
+			if err := database.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+			if err := database.Restart(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for victim := range random.IntN(3) {
+			servers[victim].kill()
+			servers[victim] = serveOn(t, storage...)
+		}
+		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+		close(stop)
+		customers.Wait()
+		know.check(t, servers[random.IntN(3)])
+		verifyOn(t, "--postgres", database.URL("postgres"))
+	}
+	know.onePerKey(t, servers[1])
+	for _, s := range servers {
+		s.terminate()
+	}
+	verifyOn(t, "--postgres", database.URL("postgres"))
+	if len(know.orders) == 0 || len(know.paid) == 0 {
+		t.Fatal("nothing was ever acknowledged: the test did not test anything")
+	}
+	t.Logf("%d orders and %d payments were acknowledged", len(know.orders), len(know.paid))
+}
+
 // request is the order that belongs to a key, the same whenever it is sent.
 func request(key string) *oas.PlaceOrder {
 	sku := "A"
@@ -104,6 +159,9 @@ func (k *told) shop(s *server, choose *rand.Rand, stop <-chan struct{}) {
 				k.unanswered(key)
 				return
 			}
+			if status(err) >= http.StatusInternalServerError {
+				k.unanswered(key) // the database is away; what became of it is not known
+			}
 			continue // refused: sold out, or in flight
 		}
 		k.placed(s.t, key, res.Response.ID)
@@ -113,6 +171,9 @@ func (k *told) shop(s *server, choose *rand.Rand, stop <-chan struct{}) {
 		paid, err := s.client.PayOrder(ctx, &oas.PayOrder{Reference: "pay-" + key}, oas.PayOrderParams{ID: res.Response.ID})
 		if err != nil && status(err) == 0 {
 			return
+		}
+		if status(err) == http.StatusServiceUnavailable {
+			continue // the database is away
 		}
 		if err != nil || paid.Status != oas.OrderStatusPaid {
 			s.t.Errorf("pay %s: %+v, %v", res.Response.ID, paid, err)

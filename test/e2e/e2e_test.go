@@ -1,5 +1,5 @@
 // Package e2e tests the binary as a user runs it: built, started, asked over HTTP,
-// killed. It imports nothing of Penstock's but the generated client.
+// killed. It imports nothing of Penstock's but the generated client and the test kit.
 package e2e
 
 import (
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
 var binary string // built once for all tests
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 	if err := build.Run(); err == nil {
 		code = m.Run()
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	if err := errors.Join(testkit.Stop(), os.RemoveAll(dir)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(code)
@@ -58,7 +59,14 @@ type server struct {
 // serve starts the binary on dir and waits until it is ready.
 func serve(t testing.TB, dir string) *server {
 	t.Helper()
-	s := &server{t: t, cmd: exec.Command(binary, "serve", "--data", dir, "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"), log: &bytes.Buffer{}, ended: make(chan error, 1)}
+	return serveOn(t, "--data", dir)
+}
+
+// serveOn is serve with the flags that say where the data is.
+func serveOn(t testing.TB, storage ...string) *server {
+	t.Helper()
+	args := append([]string{"serve", "--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"}, storage...)
+	s := &server{t: t, cmd: exec.Command(binary, args...), log: &bytes.Buffer{}, ended: make(chan error, 1)}
 	out, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +148,13 @@ func penstock(t testing.TB, env []string, args ...string) (stdout, stderr string
 // verify runs `penstock verify` on a folder that nobody serves.
 func verify(t testing.TB, dir string) {
 	t.Helper()
-	if out, errOut, code := penstock(t, nil, "verify", "--data", dir); code != 0 {
+	verifyOn(t, "--data", dir)
+}
+
+// verifyOn is verify with the flags that say where the data is.
+func verifyOn(t testing.TB, storage ...string) {
+	t.Helper()
+	if out, errOut, code := penstock(t, nil, append([]string{"verify"}, storage...)...); code != 0 {
 		t.Fatalf("verify exits %d:\n%s%s", code, out, errOut)
 	}
 }

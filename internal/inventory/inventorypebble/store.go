@@ -239,7 +239,7 @@ func (s *Store) Due(_ context.Context, now time.Time, limit int) ([]string, erro
 	return ids, nil
 }
 
-// Ledger returns entries; see inventoryservice.Store.
+// Ledger returns up to limit entries after the given position, oldest first.
 func (s *Store) Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error) {
 	return readLog(ctx, s, s.ledger, after, limit, decodeEntry)
 }

@@ -419,7 +419,7 @@ var kindNames = [...]string{"", "received", "adjusted", "reserved", "committed",
 
 func parseKind(name string) (inventory.EntryKind, error) {
 	if i := slices.Index(kindNames[1:], name); i >= 0 {
-		return inventory.EntryKind(i + 1), nil //nolint:gosec // below 7
+		return inventory.EntryKind(i + 1), nil
 	}
 	return 0, fmt.Errorf("ledger kind %q is not known", name)
 }

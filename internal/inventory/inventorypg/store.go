@@ -233,7 +233,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) (ids []string
 	return ids, err
 }
 
-// Ledger returns entries; see inventoryservice.Store.
+// Ledger returns up to limit entries after the given position, oldest first.
 func (s *Store) Ledger(ctx context.Context, after uint64, limit int) (entries []inventory.Entry, err error) {
 	err = s.db.Query(ctx, "SELECT "+entryColumns+" FROM stock_ledger WHERE seq > $1 ORDER BY seq LIMIT $2", []any{after, limit},
 		func(rows pgx.Rows) error {

@@ -37,8 +37,6 @@ type Store interface {
 	Reservation(ctx context.Context, id string) (inventory.Reservation, error)
 	// Due returns up to limit active reservations whose time has passed at now.
 	Due(ctx context.Context, now time.Time, limit int) ([]string, error)
-	// Ledger returns up to limit entries after the given position, oldest first.
-	Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error)
 	// Closings returns up to limit entries after the given position that ended an order's
 	// reservation, oldest first, and the position up to which there are no others.
 	Closings(ctx context.Context, after uint64, limit int) (entries []inventory.Entry, last uint64, err error)

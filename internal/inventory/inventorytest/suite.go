@@ -40,7 +40,11 @@ func (c *Clock) Advance(d time.Duration) {
 }
 
 // Store is what the suite tests.
-type Store = inventoryservice.Store
+type Store interface {
+	inventoryservice.Store
+	// Ledger returns up to limit entries after the given position, oldest first.
+	Ledger(ctx context.Context, after uint64, limit int) ([]inventory.Entry, error)
+}
 
 // Fixture is a store for one test.
 type Fixture struct {

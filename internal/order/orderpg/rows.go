@@ -43,7 +43,7 @@ type lineRows struct {
 
 func (rows *lineRows) add(o *order.Order) {
 	for i, l := range o.Lines {
-		rows.orders, rows.numbers = append(rows.orders, o.ID), append(rows.numbers, int32(i+1)) //nolint:gosec // at most 1000
+		rows.orders, rows.numbers = append(rows.orders, o.ID), append(rows.numbers, int32(i+1))
 		rows.skus, rows.locations = append(rows.skus, l.SKU), append(rows.locations, l.Location)
 		rows.quantities, rows.prices = append(rows.quantities, l.Quantity), append(rows.prices, l.UnitPrice)
 	}

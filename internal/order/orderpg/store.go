@@ -69,7 +69,9 @@ func Open(cfg Config, db *pgdb.DB) (*Store, error) {
 
 // Stop finishes what is queued and ends the store's goroutines.
 func (s *Store) Stop(ctx context.Context) error {
-	for _, part := range []interface{ Stop(context.Context) error }{s.batcher, s.keys, s.orders} {
+	for _, part := range []interface {
+		Stop(ctx context.Context) error
+	}{s.batcher, s.keys, s.orders} {
 		if err := part.Stop(ctx); err != nil {
 			return err
 		}
