@@ -20,7 +20,7 @@ import (
 // inventory and orders in one database. It has a group commit of its own; what each
 // store decides and writes is that store's.
 type together struct {
-	sequence  pgdb.Sequence
+	db        *pgdb.DB
 	service   *inventoryservice.Service
 	inventory *inventorypg.Store
 	orders    *orderpg.Store
@@ -46,7 +46,10 @@ func startTogether(
 	cfg groupcommit.Config, db *pgdb.DB, service *inventoryservice.Service, stock *inventorypg.Store, orders *orderpg.Store,
 ) (*together, error) {
 	cfg.Name = "orders' database"
-	t := &together{sequence: pgdb.Sequence{DB: db}, service: service, inventory: stock, orders: orders}
+	// A second batch would decide on levels that the first has not committed, wait for the
+	// same rows, and leave both smaller.
+	cfg.InFlight = 1
+	t := &together{db: db, service: service, inventory: stock, orders: orders}
 	var err error
 	t.batcher, err = groupcommit.New(cfg, t)
 	return t, err
@@ -90,7 +93,7 @@ func (t *together) Apply(placements []*placement, out []placed) (groupcommit.Com
 	}
 	work.reserves = reserves
 	work.stock, work.orders = t.inventory.NewBatch(reserves, nil), t.orders.NewBatch(creates, nil)
-	return t.sequence.Begin(work)
+	return t.db.Begin(work)
 }
 
 // placementWork is a batch of placements as a transaction.

@@ -38,71 +38,29 @@ const (
 // returns. Whatever goes wrong fails this batch alone, as a *groupcommit.BatchError:
 // nothing is remembered in memory that the database could contradict.
 func (db *DB) Begin(work Work) (groupcommit.Commit, error) {
-	return (&transaction{db: db, work: work, done: func() {}}).begin()
-}
-
-// Sequence begins batches of one group commit that build on each other before they are
-// committed. It keeps their order: what Number queues of a batch is sent when the batch
-// before it has ended, and what Decide queues is written meanwhile. Its zero value with
-// DB set is ready for use by one goroutine.
-type Sequence struct {
-	DB   *DB
-	last chan struct{} // closed when the last batch has ended
-}
-
-// Begin is DB.Begin in sequence.
-func (s *Sequence) Begin(work Work) (groupcommit.Commit, error) {
-	ended := make(chan struct{})
-	t := &transaction{db: s.DB, work: work, before: s.last, done: func() { close(ended) }}
-	s.last = ended
-	return t.begin()
-}
-
-func (t *transaction) begin() (commit groupcommit.Commit, err error) {
-	defer func() {
-		if commit == nil {
-			t.done()
-		}
-	}()
+	t := &transaction{db: db, work: work}
 	if err := t.start(); err != nil {
 		return t.again(err)
 	}
 	if t.results == nil {
-		t.work.Committed()
+		work.Committed()
 		return nil, nil //nolint:nilnil // nothing was written
 	}
 	return t, nil
-}
-
-// alone reports whether no batch before this one is on its way.
-func (t *transaction) alone() bool {
-	if t.before == nil {
-		return true
-	}
-	select {
-	case <-t.before:
-		return true
-	default:
-		return false
-	}
 }
 
 // transaction is one attempt after the other at a batch.
 type transaction struct {
 	db      *DB
 	work    Work
-	before  <-chan struct{} // closed when the batch before it in a Sequence has ended
-	done    func()          // called when it has ended itself
 	attempt int
 	until   time.Time // when to give up, from the first failure on
 
 	conn    *pgxpool.Conn
-	ctx     context.Context //nolint:containedctx // of one attempt, from start to finish
 	cancel  context.CancelFunc
 	results pgx.BatchResults // of the last round trip; nil where nothing is written
 	queued  int
-	rest    *pgx.Batch // what is sent when the batch before has ended; nil for nothing
-	token   [16]byte   // marks this attempt's commit
+	token   [16]byte // marks this attempt's commit
 }
 
 // start begins an attempt: it reads, decides, and sends what is to be written. After an
@@ -120,7 +78,7 @@ func (t *transaction) start() (err error) {
 			t.rollback()
 		}
 	}()
-	t.token, t.results, t.rest = uuid.New(), nil, nil
+	t.token, t.results = uuid.New(), nil
 	var read, write pgx.Batch
 	read.Queue("BEGIN")
 	t.limit(&read)
@@ -132,38 +90,27 @@ func (t *transaction) start() (err error) {
 		}
 		return t.send(ctx, &write, "COMMIT")
 	}
-	if t.alone() {
-		// Nothing is read, so what is written in one go is one transaction by itself.
-		t.limit(&write)
-		return t.send(ctx, &write, "")
-	}
-	write.Queue("BEGIN")
+	// Nothing is read, so what is written in one go is one transaction by itself.
 	t.limit(&write)
-	t.rest = &pgx.Batch{}
-	return t.send(ctx, &write, "COMMIT")
+	return t.send(ctx, &write, "")
 }
 
-// send decides and sends what is to be written, except for t.rest.
+// send decides and sends what is to be written.
 func (t *transaction) send(ctx context.Context, write *pgx.Batch, commit string) error {
 	before := write.Len()
 	if err := t.work.Decide(write); err != nil {
 		return err
 	}
-	last := write
-	if t.rest != nil {
-		last = t.rest
-	}
-	t.work.Number(last)
-	if write.Len() == before && (t.rest == nil || t.rest.Len() == 0) {
+	t.work.Number(write)
+	if write.Len() == before {
 		return nil
 	}
-	last.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
+	write.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
 	if commit != "" {
-		last.Queue(commit)
+		write.Queue(commit)
 	}
 	t.queued = write.Len()
 	t.results = t.conn.SendBatch(ctx, write)
-	t.ctx = ctx
 	return nil
 }
 
@@ -200,7 +147,6 @@ func (t *transaction) release() {
 
 // Wait returns when the batch is durable; see groupcommit.Commit.
 func (t *transaction) Wait() error {
-	defer t.done()
 	for {
 		err := t.finish()
 		if err == nil {
@@ -213,14 +159,16 @@ func (t *transaction) Wait() error {
 	}
 }
 
-// finish reads the answers to what was sent, and sends the rest.
+// finish reads the answers to what was sent.
 func (t *transaction) finish() error {
-	err := drain(t.results, t.queued)
-	if err == nil && t.rest != nil {
-		if t.before != nil {
-			<-t.before
+	var err error
+	for range t.queued {
+		if _, e := t.results.Exec(); e != nil && err == nil {
+			err = e
 		}
-		err = drain(t.conn.SendBatch(t.ctx, t.rest), t.rest.Len())
+	}
+	if e := t.results.Close(); err == nil {
+		err = e
 	}
 	if err == nil {
 		t.release()
@@ -232,19 +180,6 @@ func (t *transaction) finish() error {
 		return t.resolve(err)
 	}
 	return fmt.Errorf("write: %w", err)
-}
-
-// drain reads the answers to all statements of a batch and returns the first error.
-func drain(results pgx.BatchResults, statements int) (err error) {
-	for range statements {
-		if _, e := results.Exec(); e != nil && err == nil {
-			err = e
-		}
-	}
-	if e := results.Close(); err == nil {
-		err = e
-	}
-	return err
 }
 
 // errAborted says that a broken commit did not happen.

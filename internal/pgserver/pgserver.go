@@ -111,9 +111,22 @@ func (s *Server) URL(database string) string {
 // Dir is where the server has its files.
 func (s *Server) Dir() string { return s.dir }
 
-// Restart starts the server after Stop was not called but Kill was, or the first time,
-// and returns when it takes connections.
+// errStillThere says that processes of a server that was killed are not gone yet.
+var errStillThere = errors.New("processes of the server that was killed are still there")
+
+// Restart starts the server after Kill, or the first time, and returns when it takes
+// connections.
 func (s *Server) Restart(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		err := s.start(ctx)
+		if !errors.Is(err, errStillThere) || attempt == 200 {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (s *Server) start(ctx context.Context) error {
 	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1"}
 	for name, value := range s.settings {
 		args = append(args, "-c", name+"="+value)
@@ -147,6 +160,9 @@ func (s *Server) ready(ctx context.Context) error {
 		select {
 		case <-s.exited:
 			log, _ := os.ReadFile(filepath.Join(s.dir, "log")) // without it the error is shorter
+			if tail := log[max(0, len(log)-1000):]; bytes.Contains(tail, []byte("still in use")) {
+				return errStillThere
+			}
 			return fmt.Errorf("private PostgreSQL ended at once: %s", bytes.TrimSpace(log))
 		case <-ctx.Done():
 			return fmt.Errorf("private PostgreSQL does not take connections: %w", err)

@@ -238,9 +238,7 @@ func (b *Batch) Committed() {
 	}
 	until := time.Now().Add(soldOutFor)
 	for p, l := range b.rows.levels {
-		if !b.guess {
-			b.store.remember(l)
-		}
+		b.store.remember(l)
 		if l.Available() <= 0 {
 			b.store.soldOut.Store(p, until)
 		} else if _, was := b.store.soldOut.Load(p); was {
@@ -331,11 +329,6 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 		}
 		changed.add(l, tracked[l.Place])
 		changed.was(&was)
-		if b.guess {
-			// The next batch builds on this one, though it is not committed yet. If it never
-			// will be, nothing that was built on it will match what is stored.
-			b.store.remember(*l)
-		}
 	}
 	if len(made.skus) > 0 {
 		write.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
