@@ -150,7 +150,7 @@ func checkSchema(ctx context.Context, cfg Config, conn *pgx.ConnConfig) (err err
 		return fmt.Errorf("read migrations: %w", err)
 	}
 	if pending {
-		return errors.New("the database's schema is older than this program needs, and --no-migrate is given: run \"penstock migrate up\" first")
+		return errors.New("the database's schema is older than this program needs: run \"penstock migrate up\", or serve without --no-migrate")
 	}
 	return nil
 }

@@ -343,15 +343,23 @@ const expireChunk = 512
 func (s *Service) expireLoop(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.ExpireEvery)
 	defer tick.Stop()
+	failing := false // told once, not with every try
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if err := s.ExpireDue(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Error("inventory: reservations could not be expired; they are tried again", "error", err)
+		err := s.ExpireDue(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !failing:
+			s.cfg.Logger.Error("inventory: reservations cannot be expired; it is tried again until it works", "error", err)
+		case err == nil && failing:
+			s.cfg.Logger.Info("inventory: reservations are expired again")
 		}
+		failing = err != nil
 	}
 }
 

@@ -43,10 +43,18 @@ func (s *Service) Stop(context.Context) error {
 func (f *follower) run(ctx context.Context) {
 	tick := time.NewTicker(f.service.cfg.FollowEvery)
 	defer tick.Stop()
+	failing := false // told once, not with every try
 	for {
-		if err := f.service.Follow(ctx, f.service.cfg.Now().Add(-f.service.cfg.RepairAfter)); err != nil && ctx.Err() == nil {
-			f.service.cfg.Logger.Error("orders: the inventory could not be followed; it is tried again", "error", err)
+		err := f.service.Follow(ctx, f.service.cfg.Now().Add(-f.service.cfg.RepairAfter))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !failing:
+			f.service.cfg.Logger.Error("orders: the inventory cannot be followed; it is tried again until it works", "error", err)
+		case err == nil && failing:
+			f.service.cfg.Logger.Info("orders: the inventory is followed again")
 		}
+		failing = err != nil
 		select {
 		case <-ctx.Done():
 			return
