@@ -31,8 +31,40 @@ func paced(rate float64) func(context.Context) error {
 	}
 }
 
+// basketLines is how many lines the larger orders have. Refusing one is cheap next to
+// accepting it, so that several times capacity can really be sent.
+const basketLines = 50
+
+// basket is one unit each of basketLines SKUs.
+func basket(n int64) []byte {
+	b := fmt.Appendf(nil, `{"customer_id":"c-%d","lines":[`, n%100_000)
+	for i := range basketLines {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, `{"sku":"%s","quantity":1}`, skuName(i))
+	}
+	return append(b, "]}"...)
+}
+
 // overloadExperiment finds what the server can take, then offers less and much more.
 func overloadExperiment(ctx context.Context, o options) error {
+	skus := []string{"HOT"}
+	for i := range basketLines {
+		skus = append(skus, skuName(i))
+	}
+	for _, kind := range []struct {
+		name string
+		body func(n int64) []byte
+	}{{"Orders of one line", hotOrder}, {fmt.Sprintf("Orders of %d lines", basketLines), basket}} {
+		if err := overloaded(ctx, o, kind.name, kind.body, skus); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func overloaded(ctx context.Context, o options, name string, body func(n int64) []byte, skus []string) error {
 	dir, err := os.MkdirTemp("", "penstock-bench-")
 	if err != nil {
 		return err
@@ -46,10 +78,10 @@ func overloadExperiment(ctx context.Context, o options) error {
 	}
 	const crowd = 1024
 	c := newClient(s.url, crowd)
-	if err := c.stock("HOT"); err != nil {
+	if err := c.stock(skus...); err != nil {
 		return err
 	}
-	capacity, err := c.orders(ctx, connections, o.took, hotOrder, nil)
+	capacity, err := c.orders(ctx, connections, o.took, body, nil)
 	if err != nil {
 		return err
 	}
@@ -60,7 +92,7 @@ func overloadExperiment(ctx context.Context, o options) error {
 		if load > 1 {
 			workers = crowd
 		}
-		got, err := c.orders(ctx, workers, 2*o.took, hotOrder, paced(capacity.rate*load))
+		got, err := c.orders(ctx, workers, 2*o.took, body, paced(capacity.rate*load))
 		if err != nil {
 			return err
 		}
@@ -78,8 +110,9 @@ func overloadExperiment(ctx context.Context, o options) error {
 			ms(got.latency, 50), ms(got.latency, 99), fmt.Sprintf("%.1f", p99/calm), ms(got.refusedLatency, 99), fmt.Sprintf("%.0f", resident/1e6),
 		})
 	}
-	fmt.Printf("Capacity: %s accepted orders/s at %d connections; the server has one core to itself: %v; %d connections at 4×.\n\n",
-		count(capacity.rate), connections, confined, crowd)
+	fmt.Printf("%s. Capacity: %s accepted orders/s at %d connections; the server has one core to itself: %v; %d connections at 4×.\n\n",
+		name, count(capacity.rate), connections, confined, crowd)
 	table([]string{"load", "accepted/s", "refused/s", "accepted p50 ms", "accepted p99 ms", "ratio of p99", "refused p99 ms", "resident MB"}, rows)
+	fmt.Println()
 	return s.discard()
 }

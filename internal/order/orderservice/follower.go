@@ -76,8 +76,10 @@ func (s *Service) Follow(ctx context.Context, until time.Time) error {
 			return fmt.Errorf("read closings after %d: %w", from, err)
 		}
 		due := slices.IndexFunc(closings, func(c Closing) bool { return c.Time.After(until) })
-		more := due < 0 // the chunk is all due; there may be another
-		if !more {
+		// Where the chunk is all due there may be another. Without any closings there is
+		// none, however fast the ledger grows meanwhile.
+		more := due < 0 && len(closings) > 0
+		if due >= 0 {
 			closings, last = closings[:due], from
 			if due > 0 {
 				last = closings[due-1].Seq
