@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/penstockhq/penstock/internal/app"
@@ -58,14 +59,16 @@ func (c *demoCmd) Run(ctx context.Context, out streams) (err error) {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
 	defer cancel(nil)
-	go func() {
+	watching.Go(func() {
 		select {
 		case failure := <-server.Failed():
 			cancel(failure)
 		case <-ctx.Done():
 		}
-	}()
+	})
 	result, err := demo.Run(ctx, demo.Config{
 		URL: "http://" + server.HTTPAddr(), Buyers: c.Buyers, Units: c.Units, Seed: c.Seed,
 		Progress: c.progress(out.err),

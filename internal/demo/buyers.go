@@ -169,6 +169,19 @@ func (s *sale) place(ctx context.Context, key string, order *oas.PlaceOrder) (*o
 	}
 }
 
+// patiently calls do until the server has room for it, waiting as it is told.
+func patiently[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	for {
+		got, err := do()
+		if status := statusOf(err); status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+			return got, err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return got, err
+		}
+	}
+}
+
 func statusOf(err error) int {
 	if p, ok := errors.AsType[*oas.ProblemStatusCodeWithHeaders](err); ok {
 		return p.StatusCode
@@ -187,7 +200,9 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // repeat sends the same request again and expects the same order.
 func (s *sale) repeat(ctx context.Context, key string, order *oas.PlaceOrder, id string) error {
-	res, err := s.client.PlaceOrder(ctx, order, oas.PlaceOrderParams{IdempotencyKey: key})
+	res, err := patiently(ctx, func() (*oas.OrderHeaders, error) {
+		return s.client.PlaceOrder(ctx, order, oas.PlaceOrderParams{IdempotencyKey: key})
+	})
 	if err != nil {
 		return fmt.Errorf("repeat a request: %w", err)
 	}
@@ -202,7 +217,9 @@ func (s *sale) repeat(ctx context.Context, key string, order *oas.PlaceOrder, id
 func (s *sale) reuse(ctx context.Context, key string, order *oas.PlaceOrder) error {
 	other := *order
 	other.CustomerID += "-other"
-	_, err := s.client.PlaceOrder(ctx, &other, oas.PlaceOrderParams{IdempotencyKey: key})
+	_, err := patiently(ctx, func() (*oas.OrderHeaders, error) {
+		return s.client.PlaceOrder(ctx, &other, oas.PlaceOrderParams{IdempotencyKey: key})
+	})
 	if statusOf(err) != http.StatusUnprocessableEntity {
 		s.books.breachf("a used key with another body was not refused with 422: %v", err)
 	}
@@ -211,7 +228,10 @@ func (s *sale) reuse(ctx context.Context, key string, order *oas.PlaceOrder) err
 }
 
 func (s *sale) pay(ctx context.Context, id string) error {
-	if _, err := s.client.PayOrder(ctx, &oas.PayOrder{Reference: "pay-" + id}, oas.PayOrderParams{ID: id}); err != nil {
+	_, err := patiently(ctx, func() (*oas.Order, error) {
+		return s.client.PayOrder(ctx, &oas.PayOrder{Reference: "pay-" + id}, oas.PayOrderParams{ID: id})
+	})
+	if err != nil {
 		return fmt.Errorf("pay %s: %w", id, err)
 	}
 	s.counts.paid.Add(1)
@@ -220,7 +240,10 @@ func (s *sale) pay(ctx context.Context, id string) error {
 }
 
 func (s *sale) cancel(ctx context.Context, id string) error {
-	if _, err := s.client.CancelOrder(ctx, oas.CancelOrderParams{ID: id}); err != nil {
+	_, err := patiently(ctx, func() (*oas.Order, error) {
+		return s.client.CancelOrder(ctx, oas.CancelOrderParams{ID: id})
+	})
+	if err != nil {
 		return fmt.Errorf("cancel %s: %w", id, err)
 	}
 	s.counts.cancelled.Add(1)
@@ -232,7 +255,9 @@ func (s *sale) cancel(ctx context.Context, id string) error {
 // holds any.
 func (s *sale) sellRest(ctx context.Context) error {
 	for round := 0; ; round++ {
-		level, err := s.client.GetStock(ctx, oas.GetStockParams{Sku: hotSKU})
+		level, err := patiently(ctx, func() (*oas.StockLevel, error) {
+			return s.client.GetStock(ctx, oas.GetStockParams{Sku: hotSKU})
+		})
 		if err != nil {
 			return fmt.Errorf("read stock: %w", err)
 		}
@@ -270,7 +295,7 @@ func (s *sale) readBack(ctx context.Context) error {
 		waiting := false
 		params := oas.ListOrdersParams{PageSize: oas.NewOptInt(1000)}
 		for {
-			page, err := s.client.ListOrders(ctx, params)
+			page, err := patiently(ctx, func() (*oas.OrderPage, error) { return s.client.ListOrders(ctx, params) })
 			if err != nil {
 				return fmt.Errorf("list orders: %w", err)
 			}

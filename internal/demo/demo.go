@@ -209,8 +209,10 @@ func (s *sale) stock(ctx context.Context) error {
 		if i > 0 {
 			sku, quantity = tailSKU(i-1), tailStock
 		}
-		_, err := s.client.ReceiveStock(ctx, &oas.StockReceipt{Quantity: quantity, Reference: oas.NewOptString("po-1")},
-			oas.ReceiveStockParams{Sku: oas.SKUCode(sku), IdempotencyKey: "po-1-" + sku})
+		_, err := patiently(ctx, func() (*oas.StockLevelHeaders, error) {
+			return s.client.ReceiveStock(ctx, &oas.StockReceipt{Quantity: quantity, Reference: oas.NewOptString("po-1")},
+				oas.ReceiveStockParams{Sku: oas.SKUCode(sku), IdempotencyKey: "po-1-" + sku})
+		})
 		return err
 	})
 }

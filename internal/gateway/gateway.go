@@ -129,6 +129,7 @@ func New(cfg Config, ops oas.Handler, feed *event.Feed) (*Gateway, error) {
 		oas.WithMethodNotAllowed(methodNotAllowed),
 	)
 	if err != nil {
+		g.Close()
 		return nil, err
 	}
 	g.mux.HandleFunc(pathStream, g.stream)

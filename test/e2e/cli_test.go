@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
 func TestServe_BadFlagsSayWhatIsWrongAndWhatToDo(t *testing.T) {
@@ -25,19 +26,24 @@ func TestServe_BadFlagsSayWhatIsWrongAndWhatToDo(t *testing.T) {
 		env, args []string
 		want      []string
 	}{
-		"address that others reach":  {nil, []string{"serve", "--http", "0.0.0.0:8080"}, []string{"0.0.0.0:8080", "no authentication", "--insecure-no-auth"}},
-		"ops address":                {nil, []string{"serve", "--ops", "192.0.2.1:6060"}, []string{"--ops"}},
-		"address without a port":     {nil, []string{"serve", "--http", "localhost"}, []string{"--http", "HOST:PORT"}},
-		"address in the environment": {[]string{"PENSTOCK_HTTP=:80"}, []string{"serve"}, []string{"--http :80"}},
-		"address in the file":        {nil, []string{"--config", file("http: '[::]:80'\n"), "serve"}, []string{"[::]:80"}},
-		"unknown key in the file":    {nil, []string{"--config", file("htpp: x\n"), "serve"}, []string{"htpp"}},
-		"file that is not YAML":      {nil, []string{"--config", file("{{"), "serve"}, []string{"YAML"}},
-		"no such file":               {nil, []string{"--config", "/nowhere.yaml", "serve"}, []string{"/nowhere.yaml"}},
-		"queue of nothing":           {nil, []string{"serve", "--max-queue", "0"}, []string{"--max-queue"}},
-		"not a duration":             {nil, []string{"serve", "--keep-keys", "soon"}, []string{"keep-keys"}},
-		"unknown flag":               {nil, []string{"serve", "--fast"}, []string{"--fast"}},
-		"unknown command":            {nil, []string{"sevre"}, []string{"sevre"}},
-		"buyers":                     {nil, []string{"demo", "--buyers", "0"}, []string{"--buyers"}},
+		"address that others reach":   {nil, []string{"serve", "--http", "0.0.0.0:8080"}, []string{"0.0.0.0:8080", "no authentication", "--insecure-no-auth"}},
+		"ops address":                 {nil, []string{"serve", "--ops", "192.0.2.1:6060"}, []string{"--ops"}},
+		"address without a port":      {nil, []string{"serve", "--http", "localhost"}, []string{"--http", "HOST:PORT"}},
+		"address in the environment":  {[]string{"PENSTOCK_HTTP=:80"}, []string{"serve"}, []string{"--http :80"}},
+		"address in the file":         {nil, []string{"--config", file("http: '[::]:80'\n"), "serve"}, []string{"[::]:80"}},
+		"unknown key in the file":     {nil, []string{"--config", file("htpp: x\n"), "serve"}, []string{"htpp"}},
+		"file that is not YAML":       {nil, []string{"--config", file("{{"), "serve"}, []string{"YAML"}},
+		"no such file":                {nil, []string{"--config", "/nowhere.yaml", "serve"}, []string{"/nowhere.yaml"}},
+		"queue of nothing":            {nil, []string{"serve", "--max-queue", "0"}, []string{"--max-queue"}},
+		"not a duration":              {nil, []string{"serve", "--keep-keys", "soon"}, []string{"keep-keys"}},
+		"unknown flag":                {nil, []string{"serve", "--fast"}, []string{"--fast"}},
+		"unknown command":             {nil, []string{"sevre"}, []string{"sevre"}},
+		"no connection string":        {nil, []string{"serve", "--store", "postgres"}, []string{"--postgres", "postgres://"}},
+		"connection string, no store": {nil, []string{"serve", "--postgres", "postgres://localhost/x"}, []string{"--store postgres"}},
+		"unknown store":               {nil, []string{"serve", "--store", "mysql"}, []string{"pebble", "postgres"}},
+		"processes":                   {nil, []string{"serve", "--store", "postgres", "--postgres", "x", "--postgres-processes", "0"}, []string{"--postgres-processes"}},
+		"nothing to copy":             {nil, []string{"copy", "--postgres", "x", "--data", "/nowhere"}, []string{"/nowhere"}},
+		"buyers":                      {nil, []string{"demo", "--buyers", "0"}, []string{"--buyers"}},
 	} {
 		out, errOut, code := penstock(t, tc.env, tc.args...)
 		if code != 2 || out != "" {
@@ -125,7 +131,19 @@ func TestImport_ReportsBadLinesAndExitsOne(t *testing.T) {
 
 func TestDemo_ProvesEveryPromise(t *testing.T) {
 	t.Parallel()
-	out, errOut, code := penstock(t, nil, "demo", "--buyers", "1500", "--units", "200", "--json")
+	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
+		demo(t)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		demo(t, "--store", "postgres", "--postgres", testkit.Database(t))
+	})
+}
+
+func demo(t *testing.T, storage ...string) {
+	t.Helper()
+	out, errOut, code := penstock(t, nil, append([]string{"demo", "--buyers", "1500", "--units", "200", "--json"}, storage...)...)
 	if code != 0 {
 		t.Fatalf("exits %d:\n%s%s", code, out, errOut)
 	}
@@ -140,7 +158,7 @@ func TestDemo_ProvesEveryPromise(t *testing.T) {
 			t.Errorf("no %s", field)
 		}
 	}
-	for _, field := range []string{"accepted", "refused", "replayed", "expired", "paid", "resold"} {
+	for _, field := range []string{"accepted", "refused", "replayed", "expired", "paid"} {
 		if n, ok := r[field].(float64); !ok || n == 0 {
 			t.Errorf("%s is %v: the sale did not show it", field, r[field])
 		}
@@ -148,6 +166,31 @@ func TestDemo_ProvesEveryPromise(t *testing.T) {
 	if r["oversold"] != 0.0 || r["lost"] != 0.0 || r["duplicates"] != 0.0 || r["verify_ok"] != true || r["hot_units_sold"] != 200.0 {
 		t.Errorf("got %v", r)
 	}
+}
+
+func TestCopy_MovesAFolderThatVerifyThenFindsRight(t *testing.T) {
+	t.Parallel()
+	url, dir := testkit.Database(t), filepath.Join(t.TempDir(), "data")
+	s := serve(t, dir)
+	s.stock("A", 200, 10)
+	if _, err := s.client.PlaceOrder(t.Context(), request("k"), oas.PlaceOrderParams{IdempotencyKey: "k"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, code := penstock(t, nil, "copy", "--data", dir, "--postgres", url); code != 1 || !strings.Contains(errOut, "in use") {
+		t.Errorf("copying from a server that runs exits %d: %s", code, errOut)
+	}
+	s.terminate()
+	out, errOut, code := penstock(t, nil, "copy", "--data", dir, "--postgres", url)
+	if code != 0 {
+		t.Fatalf("exits %d:\n%s%s", code, out, errOut)
+	}
+	contains(t, "copy", out, "both sides were audited and agree", "1 orders")
+	verifyOn(t, "--postgres", url)
+	out, _, code = penstock(t, nil, "migrate", "status", "--postgres", url)
+	if code != 0 {
+		t.Errorf("migrate status exits %d", code)
+	}
+	contains(t, "migrate status", out, "00001_foundation.sql", "applied 2")
 }
 
 func TestHelp_ShowsCommandsAndDefaults(t *testing.T) {

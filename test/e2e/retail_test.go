@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
 // retailLine is a line of the file; see test/testdata/README.md for what its dirt means.
@@ -158,9 +159,23 @@ func remainder(sold, taken []retailLine) []retailLine {
 // cancellations and returns.
 func TestRetail_RealInvoicesEndWithTheBalancesOfTheFile(t *testing.T) {
 	t.Parallel()
+	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
+		storage := []string{"--data", t.TempDir() + "/data"}
+		replayRetail(t, storage, storage)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		url := testkit.Database(t)
+		replayRetail(t, []string{"--store", "postgres", "--postgres", url}, []string{"--postgres", url})
+	})
+}
+
+// replayRetail runs the test with the flags that tell serve and verify where the data is.
+func replayRetail(t *testing.T, storage, audited []string) {
+	t.Helper()
 	lines := readRetail(t)
-	dir := t.TempDir() + "/data"
-	s := serve(t, dir)
+	s := serveOn(t, storage...)
 	file, prices := catalogueFile(t, lines)
 	out, errOut, code := penstock(t, nil, "import", file, "--url", s.url)
 	if code != 0 || len(prices) != 2015 {
@@ -201,7 +216,7 @@ func TestRetail_RealInvoicesEndWithTheBalancesOfTheFile(t *testing.T) {
 	}
 	shop.compare(left)
 	s.terminate()
-	verify(t, dir)
+	verifyOn(t, audited...)
 }
 
 // retailShop replays invoices.
