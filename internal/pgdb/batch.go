@@ -174,7 +174,7 @@ func (t *transaction) finish() error {
 		t.release()
 		return nil
 	}
-	broken := t.conn.Conn().IsClosed() || code(err) == ""
+	broken := t.conn.Conn().IsClosed()
 	t.rollback()
 	if broken {
 		return t.resolve(err)

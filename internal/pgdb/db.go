@@ -103,6 +103,12 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--postgres is not a connection string such as postgres://user:password@host:5432/database: %w", err)
 	}
+	switch mode := pool.ConnConfig.DefaultQueryExecMode; mode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		return nil, fmt.Errorf("default_query_exec_mode=%v does not ask the server for the types of what is sent, and arrays need them: "+
+			"behind a pooler that knows no prepared statements use cache_describe", mode)
+	default:
+	}
 	conn, err := connect(ctx, pool.ConnConfig)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,16 @@ func TestSettings_WarningsWriteTheSumOut(t *testing.T) {
 	}
 }
 
+func TestOpen_RefusesModesThatCannotCarryArrays(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"exec", "simple_protocol"} {
+		_, err := Open(t.Context(), Config{URL: "postgres://127.0.0.1:1/x?default_query_exec_mode=" + mode})
+		if err == nil || !strings.Contains(err.Error(), "cache_describe") {
+			t.Errorf("%s: %v", mode, err)
+		}
+	}
+}
+
 func TestRedacted_ShowsNoPassword(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"postgres://u:secret@h/db", "host=h password=secret"} {
