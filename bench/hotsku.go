@@ -36,8 +36,7 @@ func postgresSettings() map[string]string {
 // design is a way to sell stock.
 type design struct {
 	name string
-	// open prepares for clients with units of each SKU, and returns the way to place
-	// orders and the way to end it, which returns how many units are sold.
+	// run sells from units of each SKU, and returns how many units are sold in the end.
 	run func(ctx context.Context, lab *lab, d demand, units int) (got result, sold int64, err error)
 }
 
@@ -139,10 +138,7 @@ func penstockOn(processes int) func(context.Context, *lab, demand, int) (result,
 		if err != nil {
 			return result{}, 0, err
 		}
-		if d.clients < processes {
-			processes = 1
-		}
-		got, err := sellers(ctx, processes, d, units, "-postgres", url)
+		got, err := sellers(ctx, min(processes, d.clients), d, units, "-postgres", url)
 		if err != nil {
 			return got, 0, err
 		}
@@ -170,7 +166,7 @@ func sellers(ctx context.Context, processes int, d demand, units int, storage ..
 	type seller struct {
 		cmd *exec.Cmd
 		out *bufio.Reader
-		go_ func() error
+		begin func() error
 	}
 	var all []seller
 	for i := range processes {
@@ -190,7 +186,7 @@ func sellers(ctx context.Context, processes int, d demand, units int, storage ..
 		all = append(all, s)
 	}
 	for _, s := range all {
-		if err := s.go_(); err != nil {
+		if err := s.begin(); err != nil {
 			return result{}, err
 		}
 	}
