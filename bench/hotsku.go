@@ -164,8 +164,8 @@ func sellers(ctx context.Context, processes int, d demand, units int, storage ..
 		return result{}, err
 	}
 	type seller struct {
-		cmd *exec.Cmd
-		out *bufio.Reader
+		cmd   *exec.Cmd
+		out   *bufio.Reader
 		begin func() error
 	}
 	var all []seller

@@ -13,9 +13,9 @@ const storePostgres = "postgres"
 
 // databaseFlags are those of commands that may use PostgreSQL.
 type databaseFlags struct {
-	Postgres          string        `help:"Connection string of the database, such as postgres://user:password@host:5432/penstock. Anything but a password in it may also be in PG… variables." group:"PostgreSQL"`
+	Postgres          string        `help:"Connection string of the database, such as postgres://user:password@host:5432/penstock." group:"PostgreSQL"`
 	PostgresProcesses int           `help:"How many penstock processes share the database; its connections are divided by them." default:"2" group:"PostgreSQL"`
-	PostgresPoolSize  int           `help:"Most connections of this process, at least 10. 0 computes: 8 for batches and 2 a core for reads, or this process's share of max_connections if that is less." default:"0" group:"PostgreSQL"`
+	PostgresPoolSize  int           `help:"Most connections of this process, at least 9. 0 computes: 7 for batches and 2 a core for reads, or this process's share of max_connections if that is less." default:"0" group:"PostgreSQL"`
 	PostgresPoolIdle  int           `help:"Connections kept open without work, of each of the two pools." default:"2" group:"PostgreSQL"`
 	PostgresLifetime  time.Duration `help:"Age at which a connection is replaced, plus up to a tenth; keep it below the idle timeout of proxies." default:"30m" group:"PostgreSQL"`
 	PostgresAcquire   time.Duration `help:"Time to wait for a connection before the answer is 503." default:"2s" group:"PostgreSQL"`

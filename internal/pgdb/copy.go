@@ -83,10 +83,10 @@ func (c *Copy) DB() *DB { return c.db }
 
 // Part copies one table. each calls its argument for every row, in the same order every
 // time; rows that an earlier run has copied are passed over. counter, where it is not
-// empty, gets the number of rows. progress is told how many rows are there.
+// empty, gets the number of rows. told hears how many rows are there.
 func (c *Copy) Part(
 	ctx context.Context, table string, columns []string, counter string,
-	each func(add func(row []any) error) error, progress func(rows int64),
+	each func(add func(row []any) error) error, told func(table string, rows int64),
 ) error {
 	skip, seen := c.done[table], int64(0)
 	chunk := make([][]any, 0, copyChunk)
@@ -95,7 +95,7 @@ func (c *Copy) Part(
 			return fmt.Errorf("copy into %s: %w", table, err)
 		}
 		chunk = chunk[:0]
-		progress(seen)
+		told(table, seen)
 		return nil
 	}
 	err := each(func(row []any) error {

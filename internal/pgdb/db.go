@@ -42,7 +42,7 @@ type Config struct {
 	// Processes is how many processes will use the database; its connections are
 	// divided by them. Defaults to 2.
 	Processes int
-	// PoolSize is the most connections of this process. Defaults to 8 for batches and
+	// PoolSize is the most connections of this process. Defaults to 7 for batches and
 	// 2 for each core for reads, and never more than this process's
 	// share of what the server allows.
 	PoolSize int
@@ -67,7 +67,7 @@ type Config struct {
 }
 
 const (
-	batchConnections = 8 // two for each group commit's batches in flight, of which there are four
+	batchConnections = 7 // a batch of orders with their stock, and two in flight of each store's own
 	minPoolSize      = batchConnections + 2
 	connectTimeout   = 2 * time.Second
 )

@@ -78,3 +78,19 @@ func (db *DB) ForgetRows(ctx context.Context, table string, before time.Time) (i
 		}
 	}
 }
+
+// Optional returns text as a value that is NULL where it is empty.
+func Optional(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+// Text is the inverse of Optional.
+func Text(value *string) string {
+	if value == nil {
+		return ""
+	}
+	return *value
+}

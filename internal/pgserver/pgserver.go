@@ -201,8 +201,7 @@ func (s *Server) signal(sig os.Signal) error {
 	default:
 	}
 	if sig == os.Kill {
-		// The postmaster's children notice that it is gone and end by themselves.
-		s.killChildren()
+		s.killAll()
 	}
 	if err := s.process.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("end private PostgreSQL: %w", err)
@@ -211,8 +210,9 @@ func (s *Server) signal(sig os.Signal) error {
 	return nil
 }
 
-// killChildren kills the server's backends, where the system tells which they are.
-func (s *Server) killChildren() {
+// killAll kills the server and its backends, where the system tells which they are;
+// elsewhere they notice by themselves that the server is gone.
+func (s *Server) killAll() {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.process.Process.Pid))
 	if err != nil {
 		return

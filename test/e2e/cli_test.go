@@ -158,7 +158,7 @@ func demo(t *testing.T, storage ...string) {
 			t.Errorf("no %s", field)
 		}
 	}
-	for _, field := range []string{"accepted", "refused", "replayed", "expired", "paid"} {
+	for _, field := range []string{"accepted", "refused", "replayed", "expired", "paid", "resold"} {
 		if n, ok := r[field].(float64); !ok || n == 0 {
 			t.Errorf("%s is %v: the sale did not show it", field, r[field])
 		}

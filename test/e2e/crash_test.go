@@ -22,6 +22,7 @@ type told struct {
 	paid   map[string]bool   // by order
 	open   []string          // keys whose requests were not answered
 	next   int
+	away   bool // the database may be away, which is answered with 503
 }
 
 // number reads a number from the environment.
@@ -89,7 +90,7 @@ func TestCrash_ProcessesOnOneDatabaseAreKilledAndSoIsTheDatabase(t *testing.T) {
 	rounds := number(t, "PENSTOCK_TORTURE_ROUNDS", 4)
 	t.Logf("PENSTOCK_TORTURE_SEED=%d PENSTOCK_TORTURE_ROUNDS=%d", seed, rounds)
 	random := rand.New(rand.NewPCG(seed, 0))
-	know := &told{orders: map[string]string{}, paid: map[string]bool{}}
+	know := &told{orders: map[string]string{}, paid: map[string]bool{}, away: true}
 	servers := []*server{serveOn(t, storage...), serveOn(t, storage...), serveOn(t, storage...)}
 	servers[0].stock("HOT", 185, 400)
 	servers[0].stock("A", 200, 1_000_000)
@@ -159,7 +160,7 @@ func (k *told) shop(s *server, choose *rand.Rand, stop <-chan struct{}) {
 				k.unanswered(key)
 				return
 			}
-			if status(err) >= http.StatusInternalServerError {
+			if k.away && status(err) >= http.StatusInternalServerError {
 				k.unanswered(key) // the database is away; what became of it is not known
 			}
 			continue // refused: sold out, or in flight
@@ -172,7 +173,7 @@ func (k *told) shop(s *server, choose *rand.Rand, stop <-chan struct{}) {
 		if err != nil && status(err) == 0 {
 			return
 		}
-		if status(err) == http.StatusServiceUnavailable {
+		if k.away && status(err) == http.StatusServiceUnavailable {
 			continue // the database is away
 		}
 		if err != nil || paid.Status != oas.OrderStatusPaid {

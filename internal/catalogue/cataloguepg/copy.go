@@ -15,5 +15,5 @@ func CopyFrom(ctx context.Context, c *pgdb.Copy, each func(fn func(catalogue.SKU
 		return each(func(s catalogue.SKU) error {
 			return add([]any{s.Code, s.Title, s.Amount, s.Currency, s.Policy, s.Version, s.UpdatedAt, 1})
 		})
-	}, func(rows int64) { told("skus", rows) })
+	}, told)
 }

@@ -362,7 +362,7 @@ func (b *Batch) writeEntries(write *pgx.Batch, book *inventory.Book) {
 	for i := range book.Entries {
 		e := &book.Entries[i]
 		kinds[i], skus[i], locations[i], policies[i], quantities[i] = kindName(e.Kind), e.Place.SKU, e.Place.Location, e.Policy.String(), e.Quantity
-		ids[i], orders[i], references[i], reasons[i] = optional(e.ReservationID), optional(e.OrderID), optional(e.Reference), optional(e.Reason)
+		ids[i], orders[i], references[i], reasons[i] = pgdb.Optional(e.ReservationID), pgdb.Optional(e.OrderID), pgdb.Optional(e.Reference), pgdb.Optional(e.Reason)
 	}
 	write.Queue(`WITH c AS (UPDATE counters SET value = value + $11 WHERE name = $12 RETURNING value - $11 AS base)
 		INSERT INTO stock_ledger (seq, time, kind, sku, location, policy, quantity, reservation_id, order_id, reference, reason)
@@ -391,19 +391,6 @@ func (b *Batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
 		rows.skus, rows.locations, rows.onHand, rows.reserved, rows.versions, depleted, book.Now, int64(n), pgdb.CounterStockEvents)
 }
 
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
 
 func kindName(k inventory.EntryKind) string { return kindNames[k] }
 

@@ -39,10 +39,10 @@ func copyLedger(ctx context.Context, c *pgdb.Copy, from Source, told func(string
 		return from.Ledger(ctx, func(e inventory.Entry) error {
 			return add([]any{
 				e.Seq, e.Time, kindName(e.Kind), e.Place.SKU, e.Place.Location, e.Policy.String(), e.Quantity,
-				optional(e.ReservationID), optional(e.OrderID), optional(e.Reference), optional(e.Reason),
+				pgdb.Optional(e.ReservationID), pgdb.Optional(e.OrderID), pgdb.Optional(e.Reference), pgdb.Optional(e.Reason),
 			})
 		})
-	}, tell(told, "stock_ledger"))
+	}, told)
 }
 
 func copyLevels(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -52,7 +52,7 @@ func copyLevels(ctx context.Context, c *pgdb.Copy, from Source, told func(string
 			// Only the policy "track" sells below zero; what never did gets the mark when it is sold so.
 			return add([]any{l.SKU, l.Location, l.OnHand, l.Reserved, l.Available() < 0, l.Version})
 		})
-	}, tell(told, "stock"))
+	}, told)
 }
 
 func copyReservations(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -62,7 +62,7 @@ func copyReservations(ctx context.Context, c *pgdb.Copy, from Source, told func(
 	}
 	return c.Part(ctx, "reservations", columns, "", func(add func([]any) error) error {
 		return from.Reservations(ctx, func(r *inventory.Reservation) error { return add(reservationValues(r)) })
-	}, tell(told, "reservations"))
+	}, told)
 }
 
 func reservationValues(r *inventory.Reservation) []any {
@@ -96,7 +96,7 @@ func copyCrossings(ctx context.Context, c *pgdb.Copy, from Source, told func(str
 			l := &x.Level
 			return add([]any{x.Seq, x.Time, x.Depleted, l.SKU, l.Location, l.OnHand, l.Reserved, l.Version})
 		})
-	}, tell(told, "stock_events"))
+	}, told)
 }
 
 func copyRemembered(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -105,7 +105,7 @@ func copyRemembered(ctx context.Context, c *pgdb.Copy, from Source, told func(st
 	return c.Part(ctx, "stock_keys", columns, "", func(add func([]any) error) error {
 		return from.Remembered(ctx, func(hash [16]byte, m *inventory.Remembered) error {
 			l := &m.Level
-			return add([]any{hash[:], m.Fingerprint[:], optional(m.ReservationID), optional(l.SKU), optional(l.Location), l.OnHand, l.Reserved, l.Version, now})
+			return add([]any{hash[:], m.Fingerprint[:], pgdb.Optional(m.ReservationID), pgdb.Optional(l.SKU), pgdb.Optional(l.Location), l.OnHand, l.Reserved, l.Version, now})
 		})
-	}, tell(told, "stock_keys"))
+	}, told)
 }

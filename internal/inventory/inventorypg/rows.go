@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
 // reservationRows are reservations as columns, for unnest. Arrays of arrays go as the
@@ -26,8 +27,8 @@ type reservationRows struct {
 func (rows *reservationRows) add(r *inventory.Reservation) {
 	rows.ids = append(rows.ids, r.ID)
 	rows.statuses = append(rows.statuses, r.Status.String())
-	rows.orders = append(rows.orders, optional(r.OrderID))
-	rows.references = append(rows.references, optional(r.Reference))
+	rows.orders = append(rows.orders, pgdb.Optional(r.OrderID))
+	rows.references = append(rows.references, pgdb.Optional(r.Reference))
 	var key []byte
 	if r.Key != "" {
 		key = []byte(r.Key)
@@ -100,7 +101,7 @@ func scanReservation(row pgx.Row) (*inventory.Reservation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read reservation: %w", err)
 	}
-	r.OrderID, r.Reference, r.Key = text(order), text(reference), string(key)
+	r.OrderID, r.Reference, r.Key = pgdb.Text(order), pgdb.Text(reference), string(key)
 	r.CreatedAt, r.ExpiresAt = r.CreatedAt.UTC(), r.ExpiresAt.UTC()
 	if closed != nil {
 		r.ClosedAt = closed.UTC()
@@ -174,7 +175,7 @@ func scanEntry(row pgx.Row) (inventory.Entry, error) {
 		return e, fmt.Errorf("read ledger: %w", err)
 	}
 	e.Time = e.Time.UTC()
-	e.ReservationID, e.OrderID, e.Reference, e.Reason = text(id), text(order), text(reference), text(reason)
+	e.ReservationID, e.OrderID, e.Reference, e.Reason = pgdb.Text(id), pgdb.Text(order), pgdb.Text(reference), pgdb.Text(reason)
 	if e.Kind, err = parseKind(kind); err != nil {
 		return e, err
 	}

@@ -2,9 +2,10 @@
 // of processes may do so in one database. internal/pgdb has the schema.
 //
 // A batch locks the reservations that it changes, then the levels that it needs, each in
-// sorted order, and last the counters. What it finds there decides; nothing in memory
-// does, except that a place which had nothing available a moment ago is refused from
-// memory for as long as soldOutFor.
+// sorted order, and last the counters. What it finds there decides. Of what is in memory
+// two things are used: a place which had nothing available a moment ago is refused for as
+// long as soldOutFor, and a batch of new orders may guess levels (Batch.Guess), which
+// writing then compares with what is stored.
 package inventorypg
 
 import (

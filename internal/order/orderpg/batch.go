@@ -147,7 +147,7 @@ func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
 			continue
 		}
 		ids, statuses, versions = append(ids, o.ID), append(statuses, o.Status.String()), append(versions, o.Version)
-		reservations, references = append(reservations, o.ReservationID), append(references, optional(o.PaymentReference))
+		reservations, references = append(reservations, o.ReservationID), append(references, pgdb.Optional(o.PaymentReference))
 	}
 	if len(made.ids) > 0 {
 		write.Queue(`INSERT INTO orders (id, customer_id, status, total, currency, reservation_id, payment_reference, hold_expires_at,

@@ -45,7 +45,7 @@ func copyOrders(ctx context.Context, c *pgdb.Copy, from Source, told func(string
 				rows.placed[0], o.KeyHash[:], o.CreatedAt, o.UpdatedAt, o.Version,
 			})
 		})
-	}, tell(told, "orders"))
+	}, told)
 }
 
 func copyLines(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -59,7 +59,7 @@ func copyLines(ctx context.Context, c *pgdb.Copy, from Source, told func(string,
 			}
 			return nil
 		})
-	}, tell(told, "order_lines"))
+	}, told)
 }
 
 func copyKeys(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -69,7 +69,7 @@ func copyKeys(ctx context.Context, c *pgdb.Copy, from Source, told func(string, 
 		return from.Keys(ctx, func(hash order.KeyHash, k order.Key) error {
 			return add([]any{hash[:], k.Fingerprint[:], k.OrderID, now})
 		})
-	}, tell(told, "idempotency_keys"))
+	}, told)
 }
 
 func copyEvents(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
@@ -78,5 +78,5 @@ func copyEvents(ctx context.Context, c *pgdb.Copy, from Source, told func(string
 		return from.Events(ctx, func(e order.Event) error {
 			return add([]any{e.Seq, e.Time, e.OrderID, e.Version, e.Status.String()})
 		})
-	}, tell(told, "order_events"))
+	}, told)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/penstockhq/penstock/internal/order"
+	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
 // orderRows are new orders as columns, for unnest.
@@ -24,7 +25,7 @@ func (rows *orderRows) add(o *order.Order) {
 	rows.ids, rows.customers = append(rows.ids, o.ID), append(rows.customers, o.CustomerID)
 	rows.statuses = append(rows.statuses, o.Status.String())
 	rows.totals, rows.currencies = append(rows.totals, o.Total.Amount), append(rows.currencies, o.Total.Currency)
-	rows.reservations, rows.references = append(rows.reservations, o.ReservationID), append(rows.references, optional(o.PaymentReference))
+	rows.reservations, rows.references = append(rows.reservations, o.ReservationID), append(rows.references, pgdb.Optional(o.PaymentReference))
 	rows.expires = append(rows.expires, o.HoldExpiresAt)
 	var placed *string
 	if o.Placed.ReservationID != o.ReservationID {
@@ -70,8 +71,8 @@ func scanOrder(row pgx.Row) (*order.Order, error) {
 		return nil, fmt.Errorf("read order: %w", err)
 	}
 	o.HoldExpiresAt, o.CreatedAt, o.UpdatedAt = o.HoldExpiresAt.UTC(), o.CreatedAt.UTC(), o.UpdatedAt.UTC()
-	o.PaymentReference = text(reference)
-	o.Placed = order.Placement{ReservationID: cmp.Or(text(placed), o.ReservationID), HoldExpiresAt: o.HoldExpiresAt}
+	o.PaymentReference = pgdb.Text(reference)
+	o.Placed = order.Placement{ReservationID: cmp.Or(pgdb.Text(placed), o.ReservationID), HoldExpiresAt: o.HoldExpiresAt}
 	copy(o.KeyHash[:], hash)
 	if o.Status, err = parseStatus(status); err != nil {
 		return nil, err
@@ -117,16 +118,3 @@ func scanEvent(row pgx.Row) (order.Event, error) {
 	return e, err
 }
 
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
-}
-
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
