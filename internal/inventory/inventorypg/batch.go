@@ -391,7 +391,6 @@ func (b *Batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
 		rows.skus, rows.locations, rows.onHand, rows.reserved, rows.versions, depleted, book.Now, int64(n), pgdb.CounterStockEvents)
 }
 
-
 func kindName(k inventory.EntryKind) string { return kindNames[k] }
 
 //nolint:gochecknoglobals // a constant

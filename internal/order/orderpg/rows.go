@@ -117,4 +117,3 @@ func scanEvent(row pgx.Row) (order.Event, error) {
 	e.Status, err = parseStatus(status)
 	return e, err
 }
-
