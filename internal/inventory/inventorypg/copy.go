@@ -29,10 +29,6 @@ func CopyFrom(ctx context.Context, c *pgdb.Copy, from Source, told func(table st
 	return nil
 }
 
-func tell(told func(string, int64), table string) func(int64) {
-	return func(rows int64) { told(table, rows) }
-}
-
 func copyLedger(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
 	columns := []string{"seq", "time", "kind", "sku", "location", "policy", "quantity", "reservation_id", "order_id", "reference", "reason"}
 	return c.Part(ctx, "stock_ledger", columns, pgdb.CounterLedger, func(add func([]any) error) error {

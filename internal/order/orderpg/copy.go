@@ -27,10 +27,6 @@ func CopyFrom(ctx context.Context, c *pgdb.Copy, from Source, told func(table st
 	return nil
 }
 
-func tell(told func(string, int64), table string) func(int64) {
-	return func(rows int64) { told(table, rows) }
-}
-
 func copyOrders(ctx context.Context, c *pgdb.Copy, from Source, told func(string, int64)) error {
 	columns := []string{
 		"id", "customer_id", "status", "total", "currency", "reservation_id", "payment_reference", "hold_expires_at",
