@@ -36,6 +36,7 @@ type commands struct {
 	Verify  verifyCmd  `cmd:"" help:"Prove from stored data that nothing is oversold, lost or doubled."`
 	Copy    copyCmd    `cmd:"" help:"Move a data folder to PostgreSQL. It may be broken off and run again."`
 	Migrate migrateCmd `cmd:"" help:"Change the schema of a PostgreSQL database."`
+	Doctor  doctorCmd  `cmd:"" help:"Examine any running Go program: goroutine leaks, heap growth, contention, CPU time, and the line that does it."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
@@ -79,6 +80,10 @@ func Main(args []string, out, errOut io.Writer) int {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(errOut, "penstock: %v\n", err)
 		}
+		var exit *exitError
+		if errors.As(err, &exit) {
+			return exit.code
+		}
 		return exitFailed
 	}
 	return exitOK
@@ -86,3 +91,12 @@ func Main(args []string, out, errOut io.Writer) int {
 
 // errReported fails a command that has said why already.
 var errReported = errors.New("reported")
+
+// exitError fails a command with an exit code of its own.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }

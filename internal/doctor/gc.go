@@ -1,0 +1,101 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+)
+
+// GCReport is what the garbage collector does and what makes it do so.
+type GCReport struct {
+	CyclesPerMinute float64 `json:"cycles_per_minute"` // those that the examination forced left out
+	// Percent of the CPU time in use that collecting took: background marking, assists
+	// and sweeping. AllocPercent is what allocating took besides.
+	Percent      float64 `json:"cpu_percent"`
+	AllocPercent float64 `json:"alloc_percent"`
+	AllocRate    float64 `json:"alloc_bytes_per_second"`
+	ObjectRate   float64 `json:"alloc_objects_per_second"`
+	ObjectSize   float64 `json:"mean_object_bytes"`
+	MaxPause     float64 `json:"max_pause_ms"` // of the last 256 collections
+	GOGC         float64 `json:"gogc_estimate,omitempty"`
+	// Top are the places with the most objects allocated.
+	Top         []Site     `json:"top"`
+	Confidence  Confidence `json:"confidence,omitempty"`
+	Explanation string     `json:"explanation,omitempty"`
+	Fix         string     `json:"fix,omitempty"`
+}
+
+// gcPercent is from which share of the CPU time the collector is a finding. At GOGC=100 a
+// program that allocates moderately spends 2 to 10 %.
+const gcPercent = 25
+
+func (a *analysis) collector() {
+	g := &a.Report.GC
+	g.Top = []Site{}
+	if n := len(a.Heaps); n >= 2 {
+		first, last := a.Heaps[0], a.Heaps[n-1]
+		d := (last.At - first.At).Seconds()
+		g.CyclesPerMinute = max(0, (last.Stats.NumGC-first.Stats.NumGC)-(last.Stats.NumForcedGC-first.Stats.NumForcedGC)) / d * 60
+		g.AllocRate = max(0, last.Stats.TotalAlloc-first.Stats.TotalAlloc) / d
+		g.ObjectRate = max(0, last.Stats.Mallocs-first.Stats.Mallocs) / d
+		g.MaxPause = last.Stats.MaxPause / 1e6
+		if g.ObjectRate > 0 {
+			g.ObjectSize = g.AllocRate / g.ObjectRate
+		}
+		if last.Stats.HeapAlloc > 8<<20 {
+			g.GOGC = 100 * (last.Stats.NextGC/last.Stats.HeapAlloc - 1)
+		}
+		if a.after != nil && a.before != nil {
+			made := minus(sums(a.after, "alloc_objects", a.owned), sums(a.before, "alloc_objects", a.owned))
+			g.Top = a.topSites(made, 5, func(s *Site, v float64) { s.ObjectsPerSecond = v / d })
+		}
+	}
+	if a.cpu == nil || a.Report.CPU.Cores == 0 {
+		return
+	}
+	share := func(in func(string) bool) float64 {
+		got := sums(a.cpu, "cpu", func(frames []Frame) Frame {
+			if slices.ContainsFunc(frames, func(f Frame) bool { return in(f.Func) }) {
+				return Frame{Func: "x"}
+			}
+			return Frame{}
+		})
+		return 100 * got[Frame{Func: "x"}] / 1e9 / (a.Report.CPU.Cores * a.Report.CPU.Seconds)
+	}
+	collecting := hasPrefix("runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge", "runtime.gcStart")
+	g.Percent = share(collecting)
+	g.AllocPercent = max(0, share(hasPrefix("runtime.mallocgc", "runtime.newobject", "runtime.growslice"))-share(hasPrefix("runtime.gcAssistAlloc")))
+	if g.Percent < gcPercent || g.Percent/100*a.Report.CPU.Cores < 0.2 || g.CyclesPerMinute < 30 {
+		return
+	}
+	g.Confidence = Medium
+	if g.Percent > 1.5*gcPercent {
+		g.Confidence = High
+	}
+	where := "the program"
+	if len(g.Top) > 0 {
+		where = ShortName(g.Top[0].Function)
+	}
+	g.Explanation = fmt.Sprintf("Collecting garbage takes %.0f %% of the CPU time, %.0f times a minute: %s allocates %s objects a second of %.0f bytes on average.",
+		g.Percent, g.CyclesPerMinute, where, quantity(g.ObjectRate), g.ObjectSize)
+	if a.Heaps[len(a.Heaps)-1].Stats.HeapAlloc < 64<<20 {
+		g.Explanation += " The live heap is small, so that little garbage suffices for the next collection."
+		g.Fix = "Raise GOGC, or set GOMEMLIMIT and GOGC=off; and reuse what is allocated most (buffers, slices, sync.Pool)."
+		return
+	}
+	g.Fix = "Reuse what is allocated most (buffers, slices, sync.Pool), keep values instead of pointers in large tables, and allocate slices at their final size."
+}
+
+func (g *GCReport) finding() *Finding {
+	if g.Explanation == "" {
+		return nil
+	}
+	f := &Finding{
+		Kind: KindGC, ID: "gc-pressure", Confidence: g.Confidence, Amount: g.Percent, Unit: "% CPU", Noise: max(4, g.Percent/4),
+		Title: fmt.Sprintf("garbage collection takes %.0f %% of the CPU time", g.Percent),
+	}
+	if len(g.Top) > 0 {
+		f.Function, f.File, f.Line = g.Top[0].Function, g.Top[0].File, g.Top[0].Line
+		f.ID += ":" + f.Function
+	}
+	return f
+}
