@@ -265,10 +265,11 @@ func (c *capturer) watch(ctx context.Context) {
 			}
 		}
 		if (!c.heavy && i%(moments/4) == 0) || i%(moments/2) == 0 {
-			c.takeHeap(ctx)
 			if i == 0 {
-				c.keep(ctx, "heap-before", "heap", costHeap, maxProfile, 0)
+				// This also collects what pools keep for one collection more.
+				c.keep(ctx, "heap-before", "heap?gc=1", costHeap, maxProfile, 30*time.Second)
 			}
+			c.takeHeap(ctx)
 		}
 	}
 	c.keep(ctx, "heap-after", "heap", costHeap, maxProfile, 0)

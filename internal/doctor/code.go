@@ -64,8 +64,8 @@ func isCached(file string) bool {
 }
 
 func (c code) owner(f Frame) owner {
-	if f.Func == "" {
-		return ownRuntime
+	if !strings.Contains(f.Func, ".") {
+		return ownRuntime // assembly of the runtime has no package: "gcWriteBarrier"
 	}
 	if isStandard(f.Func) && (c.goroot == "" || f.File == "" || strings.HasPrefix(f.File, c.goroot) ||
 		strings.HasPrefix(f.File, packagePath(f.Func)+"/") || strings.Contains(f.File, "/src/"+packagePath(f.Func)+"/") ||

@@ -84,15 +84,15 @@ func (a *analysis) caughtWaiting() map[Frame]float64 {
 		if !p.cause.isLock() {
 			continue
 		}
-		seen, in := 0, map[int]bool{}
-		for _, s := range p.stays {
-			if s.last-s.first >= 2 {
-				continue // stuck, not in a queue
-			}
-			seen += s.last - s.first + 1
-			in[s.first] = true
+		if left, _ := a.tracks.departures(p); len(left) == 0 {
+			continue // stuck, not in a queue
 		}
-		if len(in)*2 >= looks {
+		seen, busy := 0, 0
+		for _, n := range p.counts {
+			seen += n
+			busy += min(n, 1)
+		}
+		if busy*2 >= looks {
 			waits[p.frame] += float64(seen) * each
 		}
 	}

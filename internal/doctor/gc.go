@@ -28,6 +28,10 @@ type GCReport struct {
 // program that allocates moderately spends 2 to 10 %.
 const gcPercent = 25
 
+// churnPercent is from which share of allocating and collecting together small objects
+// are a finding.
+const churnPercent = 40
+
 func (a *analysis) collector() {
 	g := &a.Report.GC
 	g.Top = []Site{}
@@ -64,7 +68,16 @@ func (a *analysis) collector() {
 	collecting := hasPrefix("runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge", "runtime.gcStart")
 	g.Percent = share(collecting)
 	g.AllocPercent = max(0, share(hasPrefix("runtime.mallocgc", "runtime.newobject", "runtime.growslice"))-share(hasPrefix("runtime.gcAssistAlloc")))
-	if g.Percent < gcPercent || g.Percent/100*a.Report.CPU.Cores < 0.2 || g.CyclesPerMinute < 30 {
+	a.judgeCollector()
+}
+
+// judgeCollector decides whether collecting, or allocating small things, takes too much.
+func (a *analysis) judgeCollector() {
+	g := &a.Report.GC
+	cores := a.Report.CPU.Cores / 100
+	churn := g.Percent+g.AllocPercent >= churnPercent && g.ObjectSize <= 128 && g.ObjectRate > 500_000 && (g.Percent+g.AllocPercent)*cores >= 0.2
+	pressed := g.Percent >= gcPercent && g.Percent*cores >= 0.2
+	if g.CyclesPerMinute < 30 || !(churn || pressed) {
 		return
 	}
 	g.Confidence = Medium
@@ -75,8 +88,8 @@ func (a *analysis) collector() {
 	if len(g.Top) > 0 {
 		where = ShortName(g.Top[0].Function)
 	}
-	g.Explanation = fmt.Sprintf("Collecting garbage takes %.0f %% of the CPU time, %.0f times a minute: %s allocates %s objects a second of %.0f bytes on average.",
-		g.Percent, g.CyclesPerMinute, where, quantity(g.ObjectRate), g.ObjectSize)
+	g.Explanation = fmt.Sprintf("Allocating takes %.0f %% of the CPU time and collecting the garbage %.0f %%, %.0f times a minute: of %s objects a second, of %.0f bytes on average, most are made in %s.",
+		g.AllocPercent, g.Percent, g.CyclesPerMinute, quantity(g.ObjectRate), g.ObjectSize, where)
 	if a.Heaps[len(a.Heaps)-1].Stats.HeapAlloc < 64<<20 {
 		g.Explanation += " The live heap is small, so that little garbage suffices for the next collection."
 		g.Fix = "Raise GOGC, or set GOMEMLIMIT and GOGC=off; and reuse what is allocated most (buffers, slices, sync.Pool)."
@@ -89,9 +102,10 @@ func (g *GCReport) finding() *Finding {
 	if g.Explanation == "" {
 		return nil
 	}
+	percent := g.Percent + g.AllocPercent
 	f := &Finding{
-		Kind: KindGC, ID: "gc-pressure", Confidence: g.Confidence, Amount: g.Percent, Unit: "% CPU", Noise: max(4, g.Percent/4),
-		Title: fmt.Sprintf("garbage collection takes %.0f %% of the CPU time", g.Percent),
+		Kind: KindGC, ID: "gc-pressure", Confidence: g.Confidence, Amount: percent, Unit: "% CPU", Noise: max(4, percent/4),
+		Title: fmt.Sprintf("allocating and collecting garbage take %.0f %% of the CPU time", percent),
 	}
 	if len(g.Top) > 0 {
 		f.Function, f.File, f.Line = g.Top[0].Function, g.Top[0].File, g.Top[0].Line

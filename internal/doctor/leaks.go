@@ -151,15 +151,19 @@ func (f *leakFinder) ownedByClients(p *place) bool {
 	return f.tracks.code.owner(p.frame) == ownRuntime && byDesign(p.cause, p.stack.Frames)
 }
 
-// stuckAtLock counts those who waited for a lock during the whole of a long window: a lock
-// is held for moments, even under contention.
+// stuckAtLock counts those who waited for a lock during the whole of a long window, if
+// nobody got it meanwhile. To be seen at it in every look is not enough: a busy lock has
+// the same goroutines in its queue again and again.
 func (f *leakFinder) stuckAtLock(p *place) int {
 	if !p.cause.isLock() || !f.long || len(p.counts) < 3 {
 		return 0
 	}
 	n := 0
 	for _, s := range p.stays {
-		if s.first == 0 && s.last == len(p.counts)-1 {
+		if s.last < len(p.counts)-1 {
+			return 0
+		}
+		if s.first == 0 {
 			n++
 		}
 	}

@@ -162,7 +162,14 @@ func (a *analysis) sumUp() {
 		})
 	}
 	for _, l := range r.Leaks {
-		title := fmt.Sprintf("%d goroutines leak", l.Goroutines)
+		n := l.Goroutines
+		for _, b := range l.Behind {
+			n += b.Goroutines
+		}
+		title := fmt.Sprintf("%d goroutines leak", n)
+		if n == 1 {
+			title = "a goroutine leaks"
+		}
 		if l.GrowthPerMinute > 0 {
 			title += fmt.Sprintf(", %s more a minute", quantity(l.GrowthPerMinute))
 		}
