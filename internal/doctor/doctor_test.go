@@ -226,10 +226,11 @@ func TestTake_HostileTargetsAreBoundedAndReportsEscaped(t *testing.T) {
 	t.Parallel()
 	evil := "</script><script>alert(1)</script>\x1b[2J"
 	dump := fmt.Sprintf("goroutine 1 [chan send, 99999999999999999999 minutes]:\nmain.%[1]s(0xffffffffffffffffffff)\n\t%[1]s.go:-5 +0x1\ncreated by main.%[1]s in goroutine 77777777777777777777777\n\t/etc/passwd:1\n\n", evil)
+	bomb, records := gzipped(make([]byte, 200<<20)), gzipped(bytes.Repeat([]byte{0x12, 0x00}, 5<<20))
 	bodies := map[string]func(path string) []byte{
 		"rubbish":  func(string) []byte { return bytes.Repeat([]byte{0xff, 0x00, 0x0a}, 1<<16) },
-		"bomb":     func(string) []byte { return gzipped(make([]byte, 200<<20)) },
-		"records":  func(string) []byte { return gzipped(bytes.Repeat([]byte{0x12, 0x00}, 5<<20)) },
+		"bomb":     func(string) []byte { return bomb },
+		"records":  func(string) []byte { return records },
 		"one line": func(string) []byte { return bytes.Repeat([]byte("goroutine 1 ["), 1<<20) },
 		"evil": func(path string) []byte {
 			if strings.HasSuffix(path, "/goroutine") {
