@@ -298,4 +298,3 @@ func TestLoad_RefusesWhatIsNoExamination(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
