@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -235,11 +236,16 @@ const (
 	costProof      = "leaks are found by growth and age only, not proven by the runtime (Go 1.26 with GOEXPERIMENT=goroutineleakprofile)"
 )
 
+// The window has so many looks, and the heap is measured at these: not in the first third
+// after the beginning, when a CPU profile is taken and its buffers lie on the heap.
+const moments = 12
+
+var heapMoments = []int{0, 5, 7, 10, moments}
+
 // watch does all that takes the window.
 func (c *capturer) watch(ctx context.Context) {
 	var background sync.WaitGroup
 	defer background.Wait()
-	const moments = 12
 	for i := range moments + 1 {
 		at := c.cfg.Window * time.Duration(i) / moments
 		if !sleepUntil(ctx, c.Started.Add(at)) {
@@ -260,16 +266,14 @@ func (c *capturer) watch(ctx context.Context) {
 		}
 		if i == 0 {
 			c.edge(ctx, "before")
-			if c.cfg.CPU > 0 {
-				background.Go(func() { c.takeCPU(ctx) })
-			}
+			// This also collects what pools keep for one collection more.
+			c.keep(ctx, "heap-before", "heap?gc=1", costHeap, maxProfile, 30*time.Second)
 		}
-		if (!c.heavy && i%(moments/4) == 0) || i%(moments/2) == 0 {
-			if i == 0 {
-				// This also collects what pools keep for one collection more.
-				c.keep(ctx, "heap-before", "heap?gc=1", costHeap, maxProfile, 30*time.Second)
-			}
+		if (c.heavy && i%(moments/2) == 0) || (!c.heavy && slices.Contains(heapMoments, i)) {
 			c.takeHeap(ctx)
+		}
+		if i == 0 && c.cfg.CPU > 0 {
+			background.Go(func() { c.takeCPU(ctx) })
 		}
 	}
 	c.keep(ctx, "heap-after", "heap", costHeap, maxProfile, 0)

@@ -263,8 +263,8 @@ func (c *corpus) examine(t *testing.T, url, name, variant string, window time.Du
 
 func causeMatches(m mark, f doctor.Finding, r *doctor.Report) bool {
 	switch {
-	case m.kind == "LEAK" && m.cause == "heap":
-		return f.Kind == doctor.KindHeap
+	case strings.HasPrefix(m.cause, "heap:"):
+		return f.Kind == doctor.KindHeap && "heap:"+r.Heap.Kind == m.cause
 	case m.kind == "LEAK":
 		return f.Kind == doctor.KindLeak && strings.HasPrefix(f.ID, m.cause+"-")
 	case m.cause == "lock":

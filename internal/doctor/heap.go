@@ -3,7 +3,6 @@ package doctor
 import (
 	"fmt"
 	"math"
-	"strings"
 )
 
 // HeapReport is how the live heap moves.
@@ -105,43 +104,10 @@ func (a *analysis) heapSites() {
 	}
 	minutes := (a.Heaps[len(a.Heaps)-1].At - a.Heaps[0].At).Minutes()
 	grown := minus(sums(a.after, "inuse_space", a.owned), sums(a.before, "inuse_space", a.owned))
-	inMaps := minus(sums(a.after, "inuse_space", a.ownedIf(isMapGrowth)), sums(a.before, "inuse_space", a.ownedIf(isMapGrowth)))
-	inSlices := minus(sums(a.after, "inuse_space", a.ownedIf(isSliceGrowth)), sums(a.before, "inuse_space", a.ownedIf(isSliceGrowth)))
 	a.Report.Heap.Top = a.topSites(grown, 5, func(s *Site, v float64) {
-		f := Frame{Func: s.Function, File: s.File, Line: s.Line}
 		s.BytesPerMinute = v / minutes
-		switch {
-		case inMaps[f] > v/2:
-			s.What = "map"
-		case inSlices[f] > v/2:
-			s.What = "slice"
-		}
+		s.What, _ = a.src.allocatesFor(Frame{Func: s.Function, File: s.File, Line: s.Line})
 	})
-}
-
-// ownedIf is owned for the samples whose innermost frames fulfil is.
-func (a *analysis) ownedIf(is func(fn string) bool) func([]Frame) Frame {
-	return func(frames []Frame) Frame {
-		for _, f := range frames {
-			if a.tracks.code.owner(f) != ownRuntime {
-				return Frame{}
-			}
-			if is(f.Func) {
-				return a.owned(frames)
-			}
-		}
-		return Frame{}
-	}
-}
-
-func isMapGrowth(fn string) bool {
-	return strings.HasPrefix(fn, "runtime.mapassign") || strings.HasPrefix(fn, "internal/runtime/maps.") ||
-		strings.HasPrefix(fn, "runtime.hashGrow") || strings.HasPrefix(fn, "runtime.newobject.map") ||
-		strings.HasPrefix(fn, "sync.(*Map).") || strings.HasPrefix(fn, "internal/sync.(*HashTrieMap[")
-}
-
-func isSliceGrowth(fn string) bool {
-	return strings.HasPrefix(fn, "runtime.growslice") || fn == "bytes.growSlice" || strings.HasPrefix(fn, "slices.Grow")
 }
 
 // heapKind says what grows.
@@ -155,19 +121,8 @@ func (a *analysis) heapKind() {
 	}
 	top := h.Top[0]
 	where := ShortName(top.Function)
-	maps, slices, sites := 0.0, 0.0, 0.0
-	for _, s := range h.Top {
-		if s.Function != top.Function {
-			continue
-		}
-		sites += s.BytesPerMinute
-		switch s.What {
-		case "map":
-			maps += s.BytesPerMinute
-		case "slice":
-			slices += s.BytesPerMinute
-		}
-	}
+	_, fillsMap := a.src.allocatesFor(Frame{Func: top.Function, File: top.File, Line: top.Line})
+	sites := top.BytesPerMinute
 	for _, l := range a.Report.Leaks {
 		if l.Confidence != Low && (l.Function == top.Function || l.CreatedBy.Func == top.Function || h.StackSlope > h.Slope) {
 			h.Kind = "goroutines"
@@ -177,17 +132,17 @@ func (a *analysis) heapKind() {
 		}
 	}
 	switch {
-	case maps > 0.8*sites:
+	case top.What == "map":
 		h.Kind = "map"
-		h.Explanation = fmt.Sprintf("A map that %s fills grows by %s a minute. Nothing is deleted from it, or what is deleted comes back under new keys.", where, Size(maps))
+		h.Explanation = fmt.Sprintf("A map that %s fills grows by %s a minute. Nothing is deleted from it, or what is deleted comes back under new keys.", where, Size(sites))
 		h.Fix = "Delete what is done with; where keys come from outside, bound their number."
-	case maps > 0:
+	case fillsMap && top.What == "":
 		h.Kind = "cache"
 		h.Explanation = fmt.Sprintf("%s puts %s a minute into a map and nothing takes it out: a cache without a bound.", where, Size(sites))
 		h.Fix = "Bound it by number or bytes and throw out the least recently used, or give entries a time to live."
-	case slices > sites/2:
+	case top.What == "slice":
 		h.Kind = "slice"
-		h.Explanation = fmt.Sprintf("%s appends to a slice that is kept, %s a minute, and nothing shortens it.", where, Size(slices))
+		h.Explanation = fmt.Sprintf("%s appends to a slice that is kept, %s a minute, and nothing shortens it.", where, Size(sites))
 		h.Fix = "Hand the slice on and begin a new one, or keep the last N in a ring."
 	default:
 		h.Kind = "objects"

@@ -168,3 +168,52 @@ func isTimer(e ast.Expr) bool {
 	sel, ok := e.(*ast.SelectorExpr)
 	return ok && sel.Sel.Name == "C"
 }
+
+// allocatesFor tells what the code at f makes room for: "map" if it puts something under a
+// key, "slice" if it appends, "" if neither or if the file is not at hand. Profiles leave
+// the runtime's own frames out, so that only the code tells. within tells whether the
+// function that f is in fills a map anywhere.
+func (s *sources) allocatesFor(f Frame) (what string, within bool) {
+	text := s.file(f.File)
+	if text == nil {
+		return "", false
+	}
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, "", text, parser.SkipObjectResolution)
+	if err != nil {
+		return "", false
+	}
+	for _, decl := range file.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Body == nil || set.Position(fn.Pos()).Line > f.Line || set.Position(fn.End()).Line < f.Line {
+			continue
+		}
+		ast.Inspect(fn.Body, func(n ast.Node) bool {
+			if n == nil {
+				return false
+			}
+			here := set.Position(n.Pos()).Line == f.Line
+			switch n := n.(type) {
+			case *ast.AssignStmt:
+				for _, to := range n.Lhs {
+					if _, ok := to.(*ast.IndexExpr); ok {
+						within = true
+						if here && what == "" {
+							what = "map"
+						}
+					}
+				}
+			case *ast.CallExpr:
+				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "append" && here {
+					what = "slice"
+				}
+			case *ast.UnaryExpr:
+				if n.Op == token.AND && here && what == "map" {
+					what = "" // what is put there takes the room as well
+				}
+			}
+			return true
+		})
+	}
+	return what, within
+}

@@ -33,7 +33,7 @@ type Access struct {
 // target fetches from the examined program. It trusts nothing that comes back: sizes and
 // times are bounded, and it follows no redirect to another host.
 type target struct {
-	base    *url.URL // ends in /debug/pprof/
+	base    *url.URL // what stands before /debug/pprof/
 	name    string   // without password
 	user    *url.Userinfo
 	headers http.Header
@@ -72,7 +72,8 @@ func newTarget(a Access) (*target, error) {
 	if i := strings.Index(u.Path, "/debug/pprof"); i >= 0 {
 		u.Path = u.Path[:i]
 	}
-	t.base = u.JoinPath("/debug/pprof/")
+	u.Path = strings.TrimSuffix(u.Path, "/")
+	t.base = u
 	if t.timeout <= 0 {
 		t.timeout = 15 * time.Second
 	}
@@ -115,9 +116,9 @@ func (t *target) open(ctx context.Context, path string, limit int64, extra time.
 	u := *t.base
 	path, u.RawQuery, _ = strings.Cut(path, "?")
 	if strings.HasPrefix(path, "/") {
-		u.Path = strings.TrimSuffix(u.Path, "/debug/pprof/") + path
-	} else {
 		u.Path += path
+	} else {
+		u.Path += "/debug/pprof/" + path
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout+extra)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)

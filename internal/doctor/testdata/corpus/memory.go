@@ -18,7 +18,7 @@ type priceCache struct {
 }
 
 func (c *priceCache) putLeaky(key string) {
-	v := make([]byte, 8<<10) // LEAK heap
+	v := make([]byte, 8<<10) // LEAK heap:cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.items[key] = v
@@ -64,7 +64,7 @@ type visits struct {
 func (v *visits) beginLeaky(id int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.m[id] = visit{started: time.Now()} // LEAK heap
+	v.m[id] = visit{started: time.Now()} // LEAK heap:map
 }
 
 func (v *visits) beginFixed(id int64) {
@@ -97,7 +97,7 @@ type auditLog struct {
 func (a *auditLog) addLeaky() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.entries = append(a.entries, visit{started: time.Now()}) // LEAK heap
+	a.entries = append(a.entries, visit{started: time.Now()}) // LEAK heap:slice
 }
 
 func (a *auditLog) addFixed() {
@@ -124,7 +124,7 @@ func auditSliceFixed(*service) http.HandlerFunc { return auditHandler((*auditLog
 // A few bytes of each body are kept, and the whole body with them.
 
 func readBody() []byte {
-	return bytes.Repeat([]byte("x"), 32<<10) // LEAK heap
+	return bytes.Repeat([]byte("x"), 32<<10) // LEAK heap:objects
 }
 
 type titles struct {
