@@ -30,13 +30,14 @@ type doctorAccess struct {
 	CA       string        `help:"File with certificates to trust, in PEM." type:"existingfile" name:"ca" placeholder:"FILE"`
 	Insecure bool          `help:"Accept any certificate."`
 	Timeout  time.Duration `help:"How long the target may take to answer a request." default:"15s"`
+	Dump     bool          `help:"Take goroutines as text also where there are so many (beyond 20,000 in 30s) that printing them stops the target for a second or more."`
 	Source   string        `help:"Folder with the target's module, to show lines of its code where it was built elsewhere." type:"existingdir" placeholder:"DIR"`
 }
 
 func (a *doctorAccess) config(url string) (doctor.Config, error) {
 	c := doctor.Config{
 		Access: doctor.Access{URL: url, Headers: http.Header{}, CAFile: a.CA, Insecure: a.Insecure, Timeout: a.Timeout},
-		Window: a.Window, CPU: a.CPU, Source: a.Source,
+		Window: a.Window, CPU: a.CPU, Dump: a.Dump, Source: a.Source,
 	}
 	for _, h := range a.Header {
 		name, value, ok := strings.Cut(h, ":")

@@ -32,6 +32,20 @@ func (a *analysis) profile(name string) *profile.Profile {
 	return p
 }
 
+// looks parses the binary profiles of goroutines.
+func (a *analysis) looks() []*profile.Profile {
+	var all []*profile.Profile
+	for _, l := range a.Looks {
+		p, err := parseProfile(l.raw)
+		if err != nil {
+			a.Unavailable = append(a.Unavailable, Missing{What: "goroutine", Why: err.Error(), Cost: costDump})
+			return nil
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
 func compact(all ...*profile.Profile) []*profile.Profile {
 	return slices.DeleteFunc(all, func(p *profile.Profile) bool { return p == nil })
 }
@@ -103,7 +117,13 @@ func (a *analysis) timeline() {
 		t.GoroutineSeconds = append(t.GoroutineSeconds, c.At.Seconds())
 		t.Goroutines = append(t.Goroutines, c.Goroutines)
 	}
+	for _, l := range a.Looks {
+		t.DumpSeconds = append(t.DumpSeconds, l.At.Seconds())
+	}
 	for _, d := range a.Dumps {
+		if len(a.Looks) > 0 {
+			break // the one dump is not among the counts of leaks
+		}
 		t.DumpSeconds = append(t.DumpSeconds, d.At.Seconds())
 		if len(a.Counts) == 0 {
 			t.GoroutineSeconds = append(t.GoroutineSeconds, d.At.Seconds())

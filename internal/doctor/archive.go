@@ -73,6 +73,11 @@ func (c *Capture) write(w io.Writer) error {
 			return err
 		}
 	}
+	for i := range c.Looks {
+		if err := entry(fmt.Sprintf("goroutines-%02d.pb.gz", i), zip.Store, c.Looks[i].raw); err != nil {
+			return err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Profiles)) {
 		file := name + profileSuffix
 		if name == "trace" {
@@ -139,8 +144,13 @@ func load(path string) (_ *Capture, err error) {
 			return nil, fmt.Errorf("goroutines-%02d.txt.gz: %w", i, err)
 		}
 	}
+	for i := range c.Looks {
+		if c.Looks[i].raw, err = read(fmt.Sprintf("goroutines-%02d.pb.gz", i)); err != nil {
+			return nil, err
+		}
+	}
 	for _, f := range zr.File {
-		if name, ok := strings.CutSuffix(f.Name, profileSuffix); ok {
+		if name, ok := strings.CutSuffix(f.Name, profileSuffix); ok && !strings.HasPrefix(name, "goroutines-") {
 			if c.Profiles[name], err = read(f.Name); err != nil {
 				return nil, err
 			}
@@ -151,7 +161,7 @@ func load(path string) (_ *Capture, err error) {
 
 // check refuses what no examination writes and what would confuse the analysis.
 func (c *Capture) check() error {
-	if c.Window <= 0 || c.Window > 48*time.Hour || len(c.Dumps) > maxEntries || len(c.Heaps) > maxEntries || len(c.Counts) > 10*maxEntries {
+	if c.Window <= 0 || c.Window > 48*time.Hour || len(c.Dumps) > maxEntries || len(c.Looks) > maxEntries || len(c.Heaps) > maxEntries || len(c.Counts) > 10*maxEntries {
 		return errors.New("its window or the number of its parts cannot be")
 	}
 	inOrder := func(n int, at func(int) time.Duration) bool {

@@ -71,17 +71,25 @@ type leakFinder struct {
 }
 
 // findLeaks lists the leaks, the worst first.
-func findLeaks(t *tracks, src *sources, profiles []*profile.Profile) []*Leak {
+func findLeaks(t *tracks, src *sources, profiles, looks []*profile.Profile, window time.Duration) []*Leak {
 	f := &leakFinder{tracks: t, src: src, profiles: profiles, seen: map[*place]bool{}}
-	if len(t.times) < 2 {
-		return nil
-	}
-	f.long = t.times[len(t.times)-1]-t.times[0] >= 4*time.Second
-	for _, p := range sortedPlaces(t.all) {
-		f.judge(p)
-	}
-	for _, p := range sortedPlaces(t.families) {
-		f.judgeFamily(p)
+	switch {
+	case len(looks) > 1:
+		t.code = codeOf(looks)
+		for _, p := range sortedPlaces(countPlaces(looks, t.code)) {
+			f.judgeCounts(p, window)
+		}
+		if len(t.dumps) > 0 {
+			f.addAges(t.dumps[len(t.dumps)-1])
+		}
+	case len(t.times) > 1:
+		f.long = t.times[len(t.times)-1]-t.times[0] >= 4*time.Second
+		for _, p := range sortedPlaces(t.all) {
+			f.judge(p)
+		}
+		for _, p := range sortedPlaces(t.families) {
+			f.judgeFamily(p)
+		}
 	}
 	f.tellStories()
 	for _, l := range f.leaks {

@@ -161,7 +161,7 @@ type growth struct {
 // so that who is left is younger than those who went.
 func (t *tracks) measure(p *place) growth {
 	k := len(t.times) - 1
-	if k < 1 {
+	if k < fewLooks-1 {
 		return growth{}
 	}
 	window := t.times[k] - t.times[0]
@@ -173,9 +173,6 @@ func (t *tracks) measure(p *place) growth {
 		return g
 	}
 	left, stayed := t.departures(p)
-	if k < 4 {
-		return t.measureFew(p, g, len(left), stayed)
-	}
 	interval := window / time.Duration(k)
 	minAge := interval
 	if len(left)*20 > len(left)+stayed {
@@ -213,26 +210,6 @@ func (t *tracks) measure(p *place) growth {
 	early := quarters[0] + quarters[1]
 	g.leaking = filled >= 3 && late*3 >= early && (quarters[3]*6 >= quarters[0]+quarters[1]+quarters[2] || g.survivors < 12)
 	g.certain = g.leaking && filled == 4 && g.survivors >= 8 && len(left)*20 <= stayed+len(left)
-	return g
-}
-
-// measureFew is measure where dumps are too dear to take more than three: then both
-// halves of the window must have grown alike, and hardly any may have left.
-func (t *tracks) measureFew(p *place, g growth, left, stayed int) growth {
-	k := len(t.times) - 1
-	if k < 2 {
-		return g
-	}
-	var came [2]int
-	for _, s := range p.stays {
-		if s.first > 0 && s.born && s.last == k {
-			came[min(1, (s.first-1)*2/k)]++
-		}
-	}
-	first, second := float64(came[0]), float64(came[1])
-	g.survivors = came[0]
-	g.leaking = first >= 10 && second >= first*0.4 && first >= second*0.25 && left*20 <= stayed+left
-	g.certain = g.leaking && second >= first*0.7
 	return g
 }
 
