@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/penstockhq/penstock/api"
+	"github.com/penstockhq/penstock/guard"
 	"github.com/penstockhq/penstock/internal/gateway"
 	"github.com/penstockhq/penstock/internal/groupcommit"
 	"github.com/penstockhq/penstock/internal/order/orderservice"
@@ -60,6 +61,8 @@ type Config struct {
 	Batch groupcommit.Config
 	// Gateway bounds the edge; see gateway.Config for defaults.
 	Gateway gateway.Config
+	// Guard looks for goroutines that requests leave behind; see guard.Config.
+	Guard guard.Config
 	// Now is the clock. Defaults to time.Now, and for what is decided in PostgreSQL to
 	// the database's.
 	Now func() time.Time
@@ -82,6 +85,7 @@ func (c Config) withDefaults() Config {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	c.Gateway.Logger = c.Logger
+	c.Guard.Logger = c.Logger
 	c.Gateway.OpenAPI = api.OpenAPI
 	return c
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/penstockhq/penstock/guard"
 	"github.com/penstockhq/penstock/internal/catalogue/catalogueservice"
 	"github.com/penstockhq/penstock/internal/event"
 	"github.com/penstockhq/penstock/internal/gateway"
@@ -112,7 +113,12 @@ func (a *App) verify(w http.ResponseWriter, r *http.Request) {
 func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 	cfg := a.cfg.Gateway
 	cfg.Registry = a.registry
-	var err error
+	watch, err := guard.New(a.cfg.Guard)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Guard = watch
+	telemetry.Guard(a.registry, watch)
 	a.gateway, err = gateway.New(cfg, operations{
 		catalogueOperations: catalogueOperations{Service: a.services.catalogue},
 		inventoryOperations: inventoryOperations{Service: a.services.inventory},
@@ -121,6 +127,7 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 		log:                 a.cfg.Logger,
 	}, a.services.feed)
 	if err != nil {
+		watch.Close()
 		return nil, err
 	}
 	telemetry.Gauge(a.registry, "penstock_http_wait_seconds", "How long requests wait before they are looked at.", nil,
@@ -139,6 +146,7 @@ func (a *App) serveHTTP(context.Context) (func(context.Context) error, error) {
 	a.http.serve(a.fail)
 	return func(ctx context.Context) error {
 		a.gateway.Close()
+		watch.Close()
 		return a.http.stop(ctx)
 	}, nil
 }

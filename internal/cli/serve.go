@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/penstockhq/penstock/guard"
 	"github.com/penstockhq/penstock/internal/app"
 	"github.com/penstockhq/penstock/internal/gateway"
 	"github.com/penstockhq/penstock/internal/groupcommit"
@@ -35,6 +36,8 @@ type serveCmd struct {
 	UnreadyFor     time.Duration `help:"Time to go on serving after SIGTERM with /readyz false, for load balancers to notice." default:"0s"`
 	CacheMB        int64         `help:"Block cache of the store, in MiB." name:"cache-mb" default:"64"`
 	MinFreeMB      int64         `help:"Free disk space in MiB below which new work is refused; -1 never." name:"min-free-mb" default:"256"`
+	GuardSample    float64       `help:"Share of requests that are watched for goroutines they leave behind, 0 to 1." default:"0.01"`
+	GuardTraces    string        `help:"Folder in which an alert of the guard leaves an execution trace of the last seconds." type:"existingdir" placeholder:"DIR"`
 	LogLevel       slog.Level    `help:"debug, info, warn or error." default:"info"`
 }
 
@@ -55,6 +58,9 @@ func (c *serveCmd) Validate() error {
 			return fmt.Errorf("--%s is too small", bound.name)
 		}
 	}
+	if c.GuardSample < 0 || c.GuardSample > 1 {
+		return fmt.Errorf("--guard-sample %v is no share: it may be 0 to 1", c.GuardSample)
+	}
 	if err := c.validate(c.Store); err != nil {
 		return err
 	}
@@ -64,6 +70,14 @@ func (c *serveCmd) Validate() error {
 		}
 	}
 	return nil
+}
+
+// guardSample is the flag in the words of guard.Config, where 0 is the default.
+func (c *serveCmd) guardSample() float64 {
+	if c.GuardSample == 0 {
+		return -1
+	}
+	return c.GuardSample
 }
 
 // checkAddress refuses addresses that others could reach.
@@ -93,6 +107,7 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
 		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue, StallAfter: c.StallAfter},
 		Gateway: gateway.Config{MaxInFlight: c.MaxInFlight, MaxWait: c.MaxWait},
+		Guard:   guard.Config{Sample: c.guardSample(), TraceDir: c.GuardTraces},
 		Logger:  telemetry.NewLogger(lines, c.LogLevel),
 	})
 	if err := server.Start(ctx); err != nil {

@@ -31,6 +31,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
+	"github.com/penstockhq/penstock/guard"
 	"github.com/penstockhq/penstock/internal/event"
 	"github.com/penstockhq/penstock/internal/fault"
 	"github.com/penstockhq/penstock/internal/id"
@@ -61,6 +62,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Registry gets the gateway's metrics. Defaults to none.
 	Registry prometheus.Registerer
+	// Guard watches a share of the requests for goroutines that they leave behind.
+	// Defaults to none.
+	Guard *guard.Guard
 	// OpenAPI is the contract, in YAML, for /openapi.yaml and /docs.
 	OpenAPI []byte
 }
@@ -256,7 +260,12 @@ func (g *Gateway) serveLabelled(w http.ResponseWriter, r *http.Request, route st
 		labelled = pprof.WithLabels(context.Background(), pprof.Labels("service", "gateway", "route", route))
 		g.labels.Store(route, labelled)
 	}
-	pprof.SetGoroutineLabels(labelled.(context.Context)) //nolint:forcetypeassert // stored above
+	ctx := labelled.(context.Context) //nolint:forcetypeassert // stored above
+	if done := g.cfg.Guard.Watch(ctx, r.Method+" "+route); done != nil {
+		defer done()
+	} else {
+		pprof.SetGoroutineLabels(ctx)
+	}
 	g.api.ServeHTTP(w, r)
 }
 
