@@ -37,6 +37,7 @@ type commands struct {
 	Copy    copyCmd    `cmd:"" help:"Move a data folder to PostgreSQL. It may be broken off and run again."`
 	Migrate migrateCmd `cmd:"" help:"Change the schema of a PostgreSQL database."`
 	Doctor  doctorCmd  `cmd:"" help:"Examine any running Go program: goroutine leaks, heap growth, contention, CPU time, and the line that does it."`
+	Vet     vetCmd     `cmd:"" help:"Find the same causes in source code, before it runs."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
@@ -45,6 +46,9 @@ type streams struct{ out, err io.Writer }
 
 // Main runs the command that args name and returns the exit code.
 func Main(args []string, out, errOut io.Writer) int {
+	if asVetTool(args) {
+		return exitOK
+	}
 	var cmds commands
 	code := -1 // what --help and the like want
 	parser, err := kong.New(&cmds,

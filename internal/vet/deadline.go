@@ -1,0 +1,81 @@
+package vet
+
+import (
+	"go/ast"
+	"go/types"
+	"strconv"
+
+	"golang.org/x/tools/go/analysis"
+	"golang.org/x/tools/go/analysis/passes/inspect"
+)
+
+func newDeadline() *analysis.Analyzer {
+	return &analysis.Analyzer{
+		Name: "deadline", Doc: "report HTTP and gRPC calls that can wait for ever: no caller gives them a time limit",
+		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runDeadline,
+	}
+}
+
+// runDeadline looks for calls of net/http's own functions and of http.DefaultClient, which
+// have no time limit, in code that serves requests; and for gRPC calls and HTTP requests
+// with context.Background() written into the call.
+func runDeadline(pass *analysis.Pass) (any, error) {
+	functions(pass, func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node) {
+		if inTest(pass, fn) {
+			return
+		}
+		own(body, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			switch {
+			case isFunc(pass, call, "net/http", "Get", "Head", "Post", "PostForm"):
+				report(pass, call, "http-body", "http."+calledFunc(pass, call).Name()+" has no time limit: use a client with a Timeout, or a request with a context")
+			case isDefaultClient(pass, call) && isFunc(pass, call, "net/http", "Client.Get", "Client.Head", "Client.Post", "Client.PostForm"):
+				report(pass, call, "http-body", "http.DefaultClient has no time limit: use a client with a Timeout, or a request with a context")
+			case isStub(pass, call) && len(call.Args) > 0 && isBackground(pass, call.Args[0]):
+				report(pass, call, "select", "this gRPC call has no time limit: hand the caller's context on, or make one with context.WithTimeout")
+			}
+			return true
+		})
+	})
+	return nil, nil //nolint:nilnil // analyzers without a result return none
+}
+
+func report(pass *analysis.Pass, at ast.Node, cause, message string) {
+	pass.Report(analysis.Diagnostic{Pos: at.Pos(), Category: cause, Message: cause + ": " + message})
+}
+
+func lineOf(pass *analysis.Pass, n ast.Node) string {
+	return strconv.Itoa(pass.Fset.Position(n.Pos()).Line)
+}
+
+func isDefaultClient(pass *analysis.Pass, call *ast.CallExpr) bool {
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	client, ok := sel.X.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	v, ok := pass.TypesInfo.Uses[client.Sel].(*types.Var)
+	return ok && v.Pkg() != nil && v.Pkg().Path() == "net/http" && v.Name() == "DefaultClient"
+}
+
+// isStub recognises a method that gRPC generated for a client: its last parameter is
+// ...grpc.CallOption.
+func isStub(pass *analysis.Pass, call *ast.CallExpr) bool {
+	sig, ok := pass.TypesInfo.TypeOf(call.Fun).(*types.Signature)
+	if !ok || !sig.Variadic() {
+		return false
+	}
+	last, ok := sig.Params().At(sig.Params().Len() - 1).Type().(*types.Slice)
+	return ok && isNamed(last.Elem(), "google.golang.org/grpc", "CallOption")
+}
+
+func isBackground(pass *analysis.Pass, e ast.Expr) bool {
+	call, ok := ast.Unparen(e).(*ast.CallExpr)
+	return ok && isFunc(pass, call, "context", "Background", "TODO")
+}

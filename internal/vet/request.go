@@ -1,0 +1,85 @@
+package vet
+
+import (
+	"go/ast"
+	"go/types"
+
+	"golang.org/x/tools/go/analysis"
+	"golang.org/x/tools/go/analysis/passes/inspect"
+)
+
+func newRequestContext() *analysis.Analyzer {
+	return &analysis.Analyzer{
+		Name: "requestctx", Doc: "report goroutines that keep a request's object or context after the handler has returned",
+		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runRequestContext,
+	}
+}
+
+// runRequestContext looks at go statements of handlers that do not wait for what they
+// start: whoever then uses the request reads what the server has reused, and its context
+// is cancelled under the work.
+func runRequestContext(pass *analysis.Pass) (any, error) {
+	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
+		if inTest(pass, fn) || !servesRequests(pass, fn) || waits(pass, body) {
+			return
+		}
+		requests := map[types.Object]bool{}
+		for _, v := range parameters(pass, fn) {
+			if isRequest(v.Type()) {
+				requests[v] = true
+			}
+		}
+		own(body, func(n ast.Node) bool {
+			g, ok := n.(*ast.GoStmt)
+			if !ok {
+				return true
+			}
+			if id := usesAny(pass, g, requests); id != nil {
+				pass.Report(analysis.Diagnostic{Pos: id.Pos(), Category: "select", Message: "request: this goroutine outlives the handler and uses " + id.Name +
+					", which is over then: copy what it needs before, and give it context.WithoutCancel of the request's context with a time limit of its own"})
+			}
+			return true
+		})
+	})
+	return nil, nil //nolint:nilnil // analyzers without a result return none
+}
+
+// usesAny finds a mention of one of the objects in a node.
+func usesAny(pass *analysis.Pass, n ast.Node, objects map[types.Object]bool) (found *ast.Ident) {
+	ast.Inspect(n, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if ok && isFunc(pass, call, "context", "WithoutCancel") {
+			return false // that is how it is done
+		}
+		if id, ok := n.(*ast.Ident); ok && found == nil && objects[pass.TypesInfo.Uses[id]] {
+			found = id
+		}
+		return found == nil
+	})
+	return found
+}
+
+// waits tells whether a function waits for anything, by which it may wait for what it
+// started.
+func waits(pass *analysis.Pass, body *ast.BlockStmt) bool {
+	found := false
+	own(body, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectStmt:
+			found = true
+		case *ast.UnaryExpr:
+			found = found || n.Op.String() == "<-"
+		case *ast.RangeStmt:
+			if t := pass.TypesInfo.TypeOf(n.X); t != nil {
+				_, isChan := t.Underlying().(*types.Chan)
+				found = found || isChan
+			}
+		case *ast.CallExpr:
+			if f := calledFunc(pass, n); f != nil && (f.Name() == "Wait" || f.Name() == "Copy" || f.Name() == "ServeHTTP") {
+				found = true
+			}
+		}
+		return !found
+	})
+	return found
+}

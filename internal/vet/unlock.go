@@ -1,0 +1,158 @@
+package vet
+
+import (
+	"go/ast"
+	"go/types"
+	"strings"
+
+	"golang.org/x/tools/go/analysis"
+	"golang.org/x/tools/go/analysis/passes/ctrlflow"
+	"golang.org/x/tools/go/analysis/passes/inspect"
+	"golang.org/x/tools/go/cfg"
+)
+
+func newMissedUnlock() *analysis.Analyzer {
+	return &analysis.Analyzer{
+		Name: "missedunlock", Doc: "report locks that are still held on some return",
+		Requires: []*analysis.Analyzer{inspect.Analyzer, ctrlflow.Analyzer}, Run: runMissedUnlock,
+	}
+}
+
+var unlockOf = map[string]string{"Lock": "Unlock", "RLock": "RUnlock"}
+
+// runMissedUnlock follows the paths from each Lock to the function's returns. Functions
+// that never unlock the same lock, and those that say in their name that they lock, hand
+// the lock on by intention.
+func runMissedUnlock(pass *analysis.Pass) (any, error) {
+	graphs := pass.ResultOf[ctrlflow.Analyzer].(*ctrlflow.CFGs) //nolint:forcetypeassert // of ctrlflow, by its contract
+	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
+		var graph *cfg.CFG
+		switch fn := fn.(type) {
+		case *ast.FuncDecl:
+			if strings.Contains(strings.ToLower(fn.Name.Name), "lock") {
+				return
+			}
+			graph = graphs.FuncDecl(fn)
+		case *ast.FuncLit:
+			graph = graphs.FuncLit(fn)
+		}
+		if graph == nil || inTest(pass, fn) {
+			return
+		}
+		own(body, func(n ast.Node) bool {
+			stmt, ok := n.(*ast.ExprStmt)
+			if !ok {
+				return true
+			}
+			lock, method := lockCall(pass, stmt.X)
+			if lock == "" || unlockOf[method] == "" || !unlocksOnce(pass, body, lock, unlockOf[method]) {
+				return true
+			}
+			if ret := heldAt(pass, graph, stmt, lock, unlockOf[method]); ret != nil {
+				cause := "mutex"
+				if method == "RLock" || isRW(pass, stmt.X) {
+					cause = "rwmutex"
+				}
+				pass.Report(analysis.Diagnostic{Pos: stmt.Pos(), Category: cause, Message: cause + ": " + lock + " is still locked at the return in line " +
+					lineOf(pass, ret) + ": unlock with defer", Related: []analysis.RelatedInformation{{Pos: ret.Pos(), Message: "the return"}}})
+			}
+			return true
+		})
+	})
+	return nil, nil //nolint:nilnil // analyzers without a result return none
+}
+
+// lockCall tells which lock an expression calls a method of, by its text, and which one.
+func lockCall(pass *analysis.Pass, e ast.Expr) (lock, method string) {
+	call, ok := e.(*ast.CallExpr)
+	if !ok || len(call.Args) > 0 {
+		return "", ""
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || !isFunc(pass, call, "sync", "Mutex.Lock", "Mutex.Unlock", "RWMutex.Lock", "RWMutex.Unlock", "RWMutex.RLock", "RWMutex.RUnlock") {
+		return "", ""
+	}
+	return types.ExprString(sel.X), sel.Sel.Name
+}
+
+func isRW(pass *analysis.Pass, e ast.Expr) bool {
+	call, ok := e.(*ast.CallExpr)
+	return ok && isFunc(pass, call, "sync", "RWMutex.Lock")
+}
+
+// unlocksOnce tells whether a function unlocks a lock in its own statements and never in a
+// deferred or inner function: only then do its paths tell.
+func unlocksOnce(pass *analysis.Pass, body *ast.BlockStmt, lock, unlock string) bool {
+	plain, other := 0, 0
+	var stack []ast.Node
+	ast.Inspect(body, func(n ast.Node) bool {
+		if n == nil {
+			stack = stack[:len(stack)-1]
+			return true
+		}
+		stack = append(stack, n)
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		if l, m := lockCall(pass, call); l != lock || m != unlock {
+			if sel, ok := call.Fun.(*ast.SelectorExpr); ok && len(enclosing(stack)) == 0 && strings.Contains(strings.ToLower(sel.Sel.Name), "unlock") && l == "" {
+				other++ // some helper that unlocks
+			}
+			return true
+		}
+		_, deferred := stack[len(stack)-2].(*ast.DeferStmt)
+		if deferred || len(enclosing(stack)) > 0 {
+			other++
+		} else {
+			plain++
+		}
+		return true
+	})
+	return plain > 0 && other == 0
+}
+
+// heldAt looks for a return that can be reached from a Lock without the Unlock.
+func heldAt(pass *analysis.Pass, graph *cfg.CFG, lock ast.Stmt, name, unlock string) *ast.ReturnStmt {
+	unlocks := func(n ast.Node) bool {
+		found := false
+		ast.Inspect(n, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if l, m := lockCall(pass, call); l == name && (m == unlock || unlockOf[m] == unlock) {
+					found = true // unlocked, or locked again: another statement's case
+				}
+			}
+			return !found
+		})
+		return found
+	}
+	seen := map[*cfg.Block]bool{}
+	var follow func(b *cfg.Block, from int) *ast.ReturnStmt
+	follow = func(b *cfg.Block, from int) *ast.ReturnStmt {
+		for _, n := range b.Nodes[from:] {
+			if unlocks(n) {
+				return nil
+			}
+			if ret, ok := n.(*ast.ReturnStmt); ok {
+				return ret
+			}
+		}
+		for _, next := range b.Succs {
+			if !seen[next] {
+				seen[next] = true
+				if ret := follow(next, 0); ret != nil {
+					return ret
+				}
+			}
+		}
+		return nil
+	}
+	for _, b := range graph.Blocks {
+		for i, n := range b.Nodes {
+			if n == lock || (n.Pos() == lock.Pos() && n.End() == lock.End()) {
+				return follow(b, i+1)
+			}
+		}
+	}
+	return nil
+}
