@@ -133,7 +133,6 @@ func (t *target) open(ctx context.Context, path string, limit int64, extra time.
 		password, _ := t.user.Password() // none is an empty one
 		req.SetBasicAuth(t.user.Username(), password)
 	}
-	//penstock:ignore the body is handed to the caller, who closes it
 	res, err := t.client.Do(req)
 	if err != nil {
 		cancel()

@@ -96,6 +96,20 @@ func runHotLoop(pass *analysis.Pass) (any, error) {
 					}
 				case *ast.CallExpr:
 					costOf(pass, m, loops, perRequest)
+				case *ast.IfStmt:
+					// Under a condition it may be rare: only what is in the loop's own
+					// statements counts as being in the loop.
+					walk(m.Body, min(loops, 1))
+					if m.Else != nil {
+						walk(m.Else, min(loops, 1))
+					}
+					walk(m.Cond, loops)
+					return false
+				case *ast.CaseClause, *ast.CommClause:
+					if m != n {
+						walk(m, min(loops, 1))
+						return false
+					}
 				case *ast.ReturnStmt:
 					return false // comes once, and most often with an error to format
 				}

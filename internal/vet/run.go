@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"go/token"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -75,12 +73,7 @@ func Run(cfg Config) ([]Finding, error) {
 }
 
 func collect(graph *checker.Graph, dir string) (found []Finding, failed []error) {
-	causes := map[string]string{}
-	for a, cause := range bundled() {
-		causes[a.Name] = cause
-	}
 	seen := map[Finding]bool{}
-	ignored := ignores{}
 	for _, act := range graph.Roots {
 		if act.Err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", act, act.Err))
@@ -88,13 +81,8 @@ func collect(graph *checker.Graph, dir string) (found []Finding, failed []error)
 		}
 		for _, d := range act.Diagnostics {
 			at := act.Package.Fset.Position(d.Pos)
-			cause := cmp.Or(causes[act.Analyzer.Name], d.Category)
-			message := d.Message
-			if causes[act.Analyzer.Name] != "" {
-				message = cause + ": " + message
-			}
-			f := Finding{File: relative(dir, at.Filename), Line: at.Line, Column: at.Column, Analyzer: act.Analyzer.Name, Cause: cause, Message: message}
-			if !seen[f] && !ignored.has(at) && !isGenerated(at.Filename) {
+			f := Finding{File: relative(dir, at.Filename), Line: at.Line, Column: at.Column, Analyzer: act.Analyzer.Name, Cause: d.Category, Message: d.Message}
+			if !seen[f] {
 				seen[f] = true
 				found = append(found, f)
 			}
@@ -111,34 +99,4 @@ func relative(dir, file string) string {
 		return rel
 	}
 	return file
-}
-
-// ignores knows the lines of files that carry "//penstock:ignore reason", or stand below
-// one that is nothing else. The reason is required.
-type ignores map[string][]string
-
-func (ig ignores) has(at token.Position) bool {
-	lines, known := ig[at.Filename]
-	if !known {
-		text, err := os.ReadFile(at.Filename)
-		if err == nil {
-			lines = strings.Split(string(text), "\n")
-		}
-		ig[at.Filename] = lines
-	}
-	for _, n := range []int{at.Line - 1, at.Line - 2} {
-		if n < 0 || n >= len(lines) {
-			continue
-		}
-		code, reason, ok := strings.Cut(lines[n], "//penstock:ignore ")
-		if ok && strings.TrimSpace(reason) != "" && (n == at.Line-1 || strings.TrimSpace(code) == "") {
-			return true
-		}
-	}
-	return false
-}
-
-// isGenerated tells by the name: whoever generates code cannot mend it here.
-func isGenerated(file string) bool {
-	return strings.HasSuffix(file, ".pb.go") || strings.Contains(filepath.Base(file), "_gen.go") || strings.Contains(filepath.Base(file), "zz_generated")
 }

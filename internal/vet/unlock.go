@@ -20,9 +20,10 @@ func newMissedUnlock() *analysis.Analyzer {
 
 var unlockOf = map[string]string{"Lock": "Unlock", "RLock": "RUnlock"}
 
-// runMissedUnlock follows the paths from each Lock to the function's returns. Functions
-// that never unlock the same lock, and those that say in their name that they lock, hand
-// the lock on by intention.
+// runMissedUnlock follows the paths from each Lock to the function's returns. Left out are
+// functions that hand a lock on or take one over by intention: those that never unlock it,
+// that unlock it before they lock it (their caller holds it), and that say in their name
+// that they lock; and a Lock under a condition, whose Unlock is under the same one.
 func runMissedUnlock(pass *analysis.Pass) (any, error) {
 	graphs := pass.ResultOf[ctrlflow.Analyzer].(*ctrlflow.CFGs) //nolint:forcetypeassert // of ctrlflow, by its contract
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
@@ -45,7 +46,8 @@ func runMissedUnlock(pass *analysis.Pass) (any, error) {
 				return true
 			}
 			lock, method := lockCall(pass, stmt.X)
-			if lock == "" || unlockOf[method] == "" || !unlocksOnce(pass, body, lock, unlockOf[method]) {
+			if lock == "" || unlockOf[method] == "" || !unlocksOnce(pass, body, lock, unlockOf[method]) ||
+				takenOver(pass, body, lock, unlockOf[method]) || conditional(body, stmt) {
 				return true
 			}
 			if ret := heldAt(pass, graph, stmt, lock, unlockOf[method]); ret != nil {
@@ -110,6 +112,47 @@ func unlocksOnce(pass *analysis.Pass, body *ast.BlockStmt, lock, unlock string) 
 		return true
 	})
 	return plain > 0 && other == 0
+}
+
+// takenOver tells whether the first that a function does with a lock is to unlock it.
+func takenOver(pass *analysis.Pass, body *ast.BlockStmt, lock, unlock string) bool {
+	first := ""
+	own(body, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok && first == "" {
+			if l, m := lockCall(pass, call); l == lock {
+				first = m
+			}
+		}
+		return first == ""
+	})
+	return first == unlock
+}
+
+// conditional tells whether a statement is the last that matters in the body of an if: what
+// follows runs with the lock held or not.
+func conditional(body *ast.BlockStmt, stmt ast.Stmt) bool {
+	found := false
+	own(body, func(n ast.Node) bool {
+		branch, ok := n.(*ast.IfStmt)
+		if !ok {
+			return true
+		}
+		blocks := []*ast.BlockStmt{branch.Body}
+		if other, ok := branch.Else.(*ast.BlockStmt); ok {
+			blocks = append(blocks, other)
+		}
+		for _, b := range blocks {
+			for _, s := range b.List {
+				if s != stmt {
+					continue
+				}
+				_, returns := b.List[len(b.List)-1].(*ast.ReturnStmt)
+				found = !returns
+			}
+		}
+		return true
+	})
+	return found
 }
 
 // heldAt looks for a return that can be reached from a Lock without the Unlock.

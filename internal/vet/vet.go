@@ -40,14 +40,17 @@ func bundled() map[*analysis.Analyzer]string {
 
 // Analyzers lists all of them. rules is the path of a file with layer rules, "" for none.
 func Analyzers(rules string) []*analysis.Analyzer {
-	all := []*analysis.Analyzer{
+	var all []*analysis.Analyzer
+	for _, a := range []*analysis.Analyzer{
 		newChanSend(), newNoEnd(), newRequestContext(), newMissedUnlock(), newDeadline(), newTicker(), newHotLoop(),
+	} {
+		all = append(all, considerate(a, ""))
 	}
-	for a := range bundled() {
-		all = append(all, a)
+	for a, cause := range bundled() {
+		all = append(all, considerate(a, cause))
 	}
 	if rules != "" {
-		all = append(all, newLayers(rules))
+		all = append(all, considerate(newLayers(rules), ""))
 	}
 	slices.SortFunc(all, func(a, b *analysis.Analyzer) int { return strings.Compare(a.Name, b.Name) })
 	return all
