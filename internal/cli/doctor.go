@@ -6,19 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/penstockhq/penstock/internal/doctor"
 	"github.com/penstockhq/penstock/internal/doctor/render"
+	"github.com/penstockhq/penstock/internal/doctor/watch"
 )
 
 type doctorCmd struct {
 	Examine doctorExamineCmd `cmd:"" default:"withargs" help:"Examine a running Go program, or a saved examination: what leaks, grows, waits and wastes, and where."`
 	Compare doctorCompareCmd `cmd:"" help:"Say which findings went, which stayed and which came between two examinations."`
+	Watch   doctorWatchCmd   `cmd:"" help:"Learn what is normal for programs by the hour of the week, and say when they leave it, with the finding behind it."`
 	Schema  doctorSchemaCmd  `cmd:"" help:"Print the JSON Schema of a report."`
 }
 
@@ -173,10 +180,9 @@ func (c *doctorCompareCmd) Run(ctx context.Context, out streams) error {
 	names := []string{c.Before, c.After}
 	reports := make([]*doctor.Report, len(names))
 	errs := make([]error, len(names))
-	done := make(chan int)
+	var both sync.WaitGroup
 	for i, name := range names {
-		go func() {
-			defer func() { done <- i }()
+		both.Go(func() {
 			one := doctorExamineCmd{doctorAccess: c.doctorAccess, Target: name}
 			var capture *doctor.Capture
 			progress := io.Discard
@@ -186,11 +192,9 @@ func (c *doctorCompareCmd) Run(ctx context.Context, out streams) error {
 			if capture, errs[i] = one.capture(ctx, progress); errs[i] == nil {
 				reports[i] = doctor.Analyse(capture, c.Source)
 			}
-		}()
+		})
 	}
-	for range names {
-		<-done
-	}
+	both.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return couldNot("doctor compare", err)
 	}
@@ -216,4 +220,93 @@ type doctorSchemaCmd struct{}
 func (*doctorSchemaCmd) Run(out streams) error {
 	_, err := out.out.Write(doctor.Schema())
 	return err
+}
+
+type doctorWatchCmd struct {
+	doctorAccess
+	Targets []string      `arg:"" help:"URLs of the programs to watch."`
+	File    string        `help:"File that keeps what was learnt." type:"path" default:"penstock-watch.json"`
+	Every   time.Duration `help:"How often to take a sample." default:"30s"`
+	Listen  string        `help:"Address for Prometheus: /metrics with what was measured and the bands that were learnt." placeholder:"HOST:PORT"`
+	JSON    bool          `help:"Print alerts as lines of JSON." name:"json"`
+}
+
+// Help is shown by --help.
+func (*doctorWatchCmd) Help() string {
+	return `Learns the normal number of goroutines, heap, share of garbage collection and latency of each program by the hour of the week, says when one leaves it, and examines the program then.
+For the first hour it only learns. It runs until it is interrupted.`
+}
+
+// Run watches.
+func (c *doctorWatchCmd) Run(ctx context.Context, out streams) (err error) {
+	cfg := watch.Config{File: c.File, Every: c.Every, Window: c.Window}
+	for _, url := range c.Targets {
+		one, err := c.config(url)
+		if err != nil {
+			return couldNot("doctor watch", err)
+		}
+		cfg.Targets = append(cfg.Targets, one.Access)
+	}
+	var mu sync.Mutex
+	cfg.OnAlert = func(a watch.Alert) {
+		mu.Lock()
+		defer mu.Unlock()
+		c.tell(out.out, a)
+	}
+	w, err := watch.New(cfg)
+	if err != nil {
+		return couldNot("doctor watch", err)
+	}
+	if c.Listen != "" {
+		stop, err := serveMetrics(c.Listen, w)
+		if err != nil {
+			return couldNot("doctor watch", err)
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	fmt.Fprintf(out.err, "watching %d programs every %v; what is learnt is kept in %s\n", len(c.Targets), c.Every, c.File)
+	return w.Run(ctx)
+}
+
+// tell prints an alert with the findings behind it.
+func (c *doctorWatchCmd) tell(w io.Writer, a watch.Alert) {
+	var findings []doctor.Finding
+	if a.Report != nil {
+		findings = a.Report.Findings
+	}
+	if c.JSON {
+		_ = json.NewEncoder(w).Encode(struct { //nolint:errchkjson // to a terminal or a pipe: there is nobody to tell
+			watch.Alert
+			Findings []doctor.Finding `json:"findings"`
+		}{a, findings})
+		return
+	}
+	at := a.At.Format(time.RFC3339)
+	if a.Metric == "" {
+		fmt.Fprintf(w, "%s %s does not answer: %s\n", at, a.Target, a.Error)
+		return
+	}
+	fmt.Fprintf(w, "%s %s: %s is %.4g, usual at this hour are %.4g to %.4g\n", at, a.Target, a.Metric, a.Value, a.Band.Low, a.Band.High)
+	for _, f := range findings {
+		fmt.Fprintf(w, "    %s: %s at %s %s:%d\n", f.Kind, f.Title, doctor.ShortName(f.Function), f.File, f.Line)
+	}
+}
+
+// serveMetrics serves w's metrics until the returned function is called.
+func serveMetrics(address string, w *watch.Watcher) (stop func() error, err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(w)
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(l) }) // ends with Close
+	return func() error {
+		defer serving.Wait()
+		return server.Close()
+	}, nil
 }

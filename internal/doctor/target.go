@@ -64,7 +64,7 @@ func newTarget(a Access) (*target, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, fmt.Errorf("%q is not the URL of a program, such as http://127.0.0.1:6060", a.URL)
+		return nil, fmt.Errorf("%q is neither the URL of a program, such as http://127.0.0.1:6060, nor a file", a.URL)
 	}
 	t := &target{user: u.User, headers: a.Headers, timeout: a.Timeout}
 	u.User, u.RawQuery, u.Fragment = nil, "", ""
