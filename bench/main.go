@@ -48,6 +48,8 @@ var experiments = []experiment{
 	{"hotsku", "Penstock, embedded and on PostgreSQL, against the usual ways to sell stock", hotskuExperiment},
 	{"inflight", "one, two and three batches in flight", inFlightExperiment},
 	{"keys", "look-up of fresh idempotency keys with and without the Bloom filter", keysExperiment},
+	{"doctor", "reading and grouping a dump of 100,000 goroutines", doctorExperiment},
+	{"guard", "what watching requests for leaks costs", guardExperiment},
 	{"maps", "the map of the stock table against others", mapsExperiment},
 }
 
