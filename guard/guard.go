@@ -33,7 +33,7 @@ const label = "guard"
 
 // numbers are given out for the whole process, as labels are of the process: several
 // Guards must not take each other's goroutines for their own.
-var numbers atomic.Uint64
+var numbers atomic.Uint64 //nolint:gochecknoglobals // labels are of the process
 
 // Config of a Guard. The zero value is ready for use.
 type Config struct {

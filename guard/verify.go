@@ -20,7 +20,7 @@ type TB interface {
 }
 
 // testIDs are far from those of requests.
-var testIDs atomic.Uint64
+var testIDs atomic.Uint64 //nolint:gochecknoglobals // labels are of the process
 
 const firstTestID = 1 << 63
 

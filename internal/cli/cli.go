@@ -46,9 +46,7 @@ type streams struct{ out, err io.Writer }
 
 // Main runs the command that args name and returns the exit code.
 func Main(args []string, out, errOut io.Writer) int {
-	if asVetTool(args) {
-		return exitOK
-	}
+	asVetTool(args)
 	var cmds commands
 	code := -1 // what --help and the like want
 	parser, err := kong.New(&cmds,
@@ -84,8 +82,7 @@ func Main(args []string, out, errOut io.Writer) int {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(errOut, "penstock: %v\n", err)
 		}
-		var exit *exitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exitError](err); ok {
 			return exit.code
 		}
 		return exitFailed

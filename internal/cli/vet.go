@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/tools/go/analysis/unitchecker"
@@ -59,16 +60,15 @@ func (c *vetCmd) Run(out streams) error {
 }
 
 // asVetTool runs the analyzers for "go vet -vettool", which speaks to its tool by arguments
-// of its own: -V=full, -flags, or the name of a file that ends in .cfg. It returns false
-// for all others, and else does not return.
-func asVetTool(args []string) bool {
+// of its own: -V=full, -flags, or the name of a file that ends in .cfg after nothing but
+// flags. For these it does not return.
+func asVetTool(args []string) {
 	if len(args) == 0 {
-		return false
+		return
 	}
-	last := args[len(args)-1]
-	if args[0] != "-V=full" && args[0] != "-flags" && !strings.HasSuffix(last, ".cfg") {
-		return false
+	flags, last := args[:len(args)-1], args[len(args)-1]
+	named := slices.ContainsFunc(flags, func(a string) bool { return !strings.HasPrefix(a, "-") })
+	if args[0] == "-V=full" || args[0] == "-flags" || (strings.HasSuffix(last, ".cfg") && !named) {
+		unitchecker.Main(vet.Analyzers("")...)
 	}
-	unitchecker.Main(vet.Analyzers("")...) // exits
-	return true
 }

@@ -91,8 +91,11 @@ func minus(after, before map[Frame]float64) map[Frame]float64 {
 	return after
 }
 
-// topSites lists the n largest, with their amounts set by set.
-func (a *analysis) topSites(m map[Frame]float64, n int, set func(s *Site, v float64)) []Site {
+// topCount is how many sites a list has.
+const topCount = 5
+
+// topSites lists the largest, with their amounts set by set.
+func (a *analysis) topSites(m map[Frame]float64, set func(s *Site, v float64)) []Site {
 	frames := make([]Frame, 0, len(m))
 	for f, v := range m {
 		if v > 0 {
@@ -102,8 +105,8 @@ func (a *analysis) topSites(m map[Frame]float64, n int, set func(s *Site, v floa
 	slices.SortFunc(frames, func(x, y Frame) int {
 		return cmp.Or(cmp.Compare(m[y], m[x]), strings.Compare(x.Func, y.Func), cmp.Compare(x.Line, y.Line))
 	})
-	sites := make([]Site, 0, n)
-	for _, f := range frames[:min(n, len(frames))] {
+	sites := make([]Site, 0, topCount)
+	for _, f := range frames[:min(topCount, len(frames))] {
 		s := Site{Function: f.Func, File: f.File, Line: f.Line, Source: a.src.line(f)}
 		set(&s, m[f])
 		sites = append(sites, s)
@@ -136,11 +139,11 @@ func (a *analysis) timeline() {
 		t.StackBytes = append(t.StackBytes, h.Stats.StackInuse)
 		t.Collections = append(t.Collections, h.Stats.NumGC)
 	}
-	a.Report.Timeline = t
+	a.Timeline = t
 }
 
 func (a *analysis) schedule() {
-	s := &a.Report.Scheduling
+	s := &a.Scheduling
 	runnable := 0
 	for i := range a.Dumps {
 		for j := range a.Dumps[i].Goroutines {

@@ -97,14 +97,11 @@ type Capture struct {
 
 // Dump is all goroutines at a time.
 type Dump struct {
-	At         time.Duration          `json:"at_ns"` // since the beginning
-	Truncated  bool                   `json:"truncated,omitempty"`
-	Goroutines []goroutine.Goroutine  `json:"-"`
-	raw        []byte                 // gzipped
-	byID       map[uint64]*goroutineT // see tracks
+	At         time.Duration         `json:"at_ns"` // since the beginning
+	Truncated  bool                  `json:"truncated,omitempty"`
+	Goroutines []goroutine.Goroutine `json:"-"`
+	raw        []byte                // gzipped
 }
-
-type goroutineT = goroutine.Goroutine
 
 // Heap is the memory statistics right after a forced collection.
 type Heap struct {
@@ -196,7 +193,7 @@ func (c *capturer) greet(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case !timedOut(err):
-			var answer *errAnswer
+			var answer *answerError
 			if errors.As(err, &answer) && answer.status == 404 {
 				return fmt.Errorf("%s has no /debug/pprof/: import _ \"net/http/pprof\" there, or give the address where it is served", c.Target)
 			}
@@ -291,60 +288,79 @@ func (c *capturer) watch(ctx context.Context) {
 		if i > 0 && c.since() > at+c.cfg.Window/moments && i < moments && i != moments/2 {
 			continue // a slow target: what was due meanwhile is left out
 		}
-		last := i == moments
 		c.cfg.Progress(min(at, c.cfg.Window), c.cfg.Window, "watching")
 		c.takeCount(ctx)
-		if !c.plan.made {
-			c.plan = newPlan(0, c.cfg.Window, c.cfg.Dump) // the page does not tell
-		}
-		if last && c.has("goroutineleak") {
-			// Before the dump, which then tells which goroutines are proven dead.
-			c.keep(ctx, "goroutineleak", "goroutineleak", costProof, maxProfile, 10*time.Second)
-		}
-		switch due := i%c.plan.every == 0 || last; {
-		case due && !c.plan.looks:
-			c.takeDump(ctx)
-		case due:
-			c.takeLook(ctx)
-		}
+		c.takeGoroutines(ctx, i)
 		if i == 0 {
 			c.edge(ctx, "before")
 		}
-		if slices.Contains(heapMoments, i) && (i%6 == 0 || !c.largeHeap()) {
-			c.takeHeap(ctx)
-			if i == 0 && !c.largeHeap() {
-				// Pools keep what they hold for one collection more; a large heap is
-				// not collected twice for their little.
-				c.Heaps = nil
-				c.takeHeap(ctx)
-			}
-			if i == 0 {
-				c.keep(ctx, "heap-before", "heap", costHeap, maxProfile, 0)
-			}
-		}
+		c.takeMemory(ctx, i)
 		if i == 0 && c.cfg.CPU > 0 {
 			background.Go(func() { c.takeCPU(ctx) })
 		}
 	}
 	c.keep(ctx, "heap-after", "heap", costHeap, maxProfile, 0)
 	c.edge(ctx, "after")
-	if c.plan.looks && c.plan.final {
-		c.takeDump(ctx)
-	} else if c.plan.looks {
-		c.missing("goroutine text", "ages and creators are not known; --dump takes it", fmt.Errorf(
-			"printing so many goroutines stops the target for about %v", (time.Duration(c.lastCount())*dumpCost).Round(100*time.Millisecond)))
-	}
-	if !c.plan.looks {
-		c.keep(ctx, "goroutine", "goroutine", "pprof labels of goroutines are not known", maxProfile, 0)
-	}
-	if !c.has("goroutineleak") {
-		c.missing("goroutineleak", costProof, errors.New("the target's runtime does not offer it"))
-	}
+	c.finishGoroutines(ctx)
 	background.Wait()
 	if c.cfg.Trace > 0 {
 		c.cfg.Progress(c.cfg.Window, c.cfg.Window, "taking an execution trace")
 		c.keep(ctx, "trace", fmt.Sprintf("trace?seconds=%g", c.cfg.Trace.Seconds()), "no execution trace in the saved examination", maxTrace, c.cfg.Trace)
 	}
+}
+
+// takeGoroutines looks at the goroutines at a moment, in the way that their number allows.
+func (c *capturer) takeGoroutines(ctx context.Context, moment int) {
+	if !c.plan.made {
+		c.plan = newPlan(0, c.cfg.Window, c.cfg.Dump) // the page does not tell their number
+	}
+	last := moment == moments
+	if last && c.has("goroutineleak") {
+		// Before the dump, which then tells which goroutines are proven dead.
+		c.keep(ctx, "goroutineleak", "goroutineleak", costProof, maxProfile, 10*time.Second)
+	}
+	if moment%c.plan.every != 0 && !last {
+		return
+	}
+	if c.plan.looks {
+		c.takeLook(ctx)
+		return
+	}
+	c.takeDump(ctx)
+}
+
+// finishGoroutines takes what is taken once, and says what is not.
+func (c *capturer) finishGoroutines(ctx context.Context) {
+	switch {
+	case !c.plan.looks:
+		c.keep(ctx, "goroutine", "goroutine", "pprof labels of goroutines are not known", maxProfile, 0)
+	case c.plan.final:
+		c.takeDump(ctx)
+	default:
+		c.missing("goroutine text", "ages and creators are not known; --dump takes it", fmt.Errorf(
+			"printing so many goroutines stops the target for about %v", (time.Duration(c.lastCount())*dumpCost).Round(100*time.Millisecond)))
+	}
+	if !c.has("goroutineleak") {
+		c.missing("goroutineleak", costProof, errors.New("the target's runtime does not offer it"))
+	}
+}
+
+// takeMemory measures the heap at the moments that are for it.
+func (c *capturer) takeMemory(ctx context.Context, moment int) {
+	if !slices.Contains(heapMoments, moment) || (moment%(moments/2) != 0 && c.largeHeap()) {
+		return
+	}
+	c.takeHeap(ctx)
+	if moment > 0 {
+		return
+	}
+	if !c.largeHeap() {
+		// Pools keep what they hold for one collection more; a large heap is not
+		// collected twice for their little.
+		c.Heaps = nil
+		c.takeHeap(ctx)
+	}
+	c.keep(ctx, "heap-before", "heap", costHeap, maxProfile, 0)
 }
 
 // edge takes what is compared between the beginning and the end.

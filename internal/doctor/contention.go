@@ -24,8 +24,8 @@ type Contention struct {
 }
 
 func (a *analysis) contention() {
-	c := &a.Report.Contention
-	c.Top, c.window = []Site{}, a.Capture.Window.Seconds()
+	c := &a.Contention
+	c.Top, c.window = []Site{}, a.Window.Seconds()
 	waits := a.delays("mutex", func(string) bool { return true })
 	c.From = "mutex profile"
 	if len(waits) == 0 {
@@ -41,7 +41,7 @@ func (a *analysis) contention() {
 	for v := range maps.Values(waits) {
 		c.Seconds += max(0, v)
 	}
-	c.Top = a.topSites(waits, 5, func(s *Site, v float64) {
+	c.Top = a.topSites(waits, func(s *Site, v float64) {
 		s.Seconds = v
 		s.Percent = 100 * v / max(c.Seconds, 1e-9)
 	})
@@ -79,7 +79,7 @@ func (a *analysis) caughtWaiting() map[Frame]float64 {
 	if looks < 3 {
 		return waits
 	}
-	each := a.Capture.Window.Seconds() / float64(looks)
+	each := a.Window.Seconds() / float64(looks)
 	for _, p := range a.tracks.all {
 		if !p.cause.isLock() {
 			continue
@@ -130,7 +130,7 @@ func (c *Contention) finding() *Finding {
 	perMinute := top.Seconds / c.window * 60
 	return &Finding{
 		Kind: KindContention, ID: "lock:" + top.Function, Function: top.Function, File: top.File, Line: top.Line, Confidence: c.Confidence,
-		Title:  fmt.Sprintf("%s goroutines wait for one lock at any time", quantity(top.Seconds/c.window)),
+		Title:  quantity(top.Seconds/c.window) + " goroutines wait for one lock at any time",
 		Amount: perMinute, Unit: "s waiting/min", Noise: perMinute / 3,
 	}
 }

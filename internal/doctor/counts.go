@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+
 	"github.com/penstockhq/penstock/internal/doctor/goroutine"
 )
 

@@ -95,7 +95,7 @@ var patterns = []pattern{
 }
 
 func (a *analysis) cpuTime() {
-	r := &a.Report.CPU
+	r := &a.CPU
 	r.Top, r.Patterns = []Site{}, []Pattern{}
 	if a.cpu == nil {
 		return
@@ -116,7 +116,7 @@ func (a *analysis) cpuTime() {
 	if total <= 0 {
 		return
 	}
-	r.Top = a.topSites(mergeLines(sums(a.cpu, "cpu", a.owned)), 5, func(s *Site, v float64) { s.Percent = 100 * v / total })
+	r.Top = a.topSites(mergeLines(sums(a.cpu, "cpu", a.owned)), func(s *Site, v float64) { s.Percent = 100 * v / total })
 	for _, p := range patterns {
 		a.matchPattern(p, total)
 	}
@@ -145,35 +145,17 @@ func mergeLines(m map[Frame]float64) map[Frame]float64 {
 
 // matchPattern adds the places where a pattern takes a share worth a word.
 func (a *analysis) matchPattern(p pattern, total float64) {
-	at := mergeLines(sums(a.cpu, "cpu", func(frames []Frame) Frame {
-		for i, f := range frames {
-			if a.tracks.code.owner(f) == ownUser {
-				return Frame{} // a pattern is what own code calls directly, if through libraries
-			}
-			if p.in(f.Func) {
-				rest := frames[i+1:]
-				if len(rest) == 0 || isOwn(rest) {
-					return Frame{}
-				}
-				by := rest[a.tracks.code.blame(rest)]
-				if a.tracks.code.owner(by) == ownRuntime || strings.HasSuffix(by.Func, ".init") {
-					return Frame{}
-				}
-				return by
-			}
-		}
-		return Frame{}
-	}))
+	at := mergeLines(sums(a.cpu, "cpu", func(frames []Frame) Frame { return a.callerOf(p, frames) }))
 	for f, v := range at {
 		percent := 100 * v / total
 		// An idle program wastes nothing, whatever the shares.
-		if percent < p.findPercent/3 || v/1e9 < 0.03*a.Report.CPU.Seconds {
+		if percent < p.findPercent/3 || v/1e9 < 0.03*a.CPU.Seconds {
 			continue
 		}
 		found := Pattern{
 			ID: p.id, Title: p.title, Function: f.Func, File: f.File, Line: f.Line, Source: a.src.line(f), Percent: percent,
 			Confidence: Low, Explanation: fmt.Sprintf(p.explanation, ShortName(f.Func)), Fix: p.fix,
-			Evidence: fmt.Sprintf("%.0f %% of the samples, %.2f cores", percent, v/1e9/a.Report.CPU.Seconds),
+			Evidence: fmt.Sprintf("%.0f %% of the samples, %.2f cores", percent, v/1e9/a.CPU.Seconds),
 		}
 		if p.confirm != nil {
 			evidence, ok := p.confirm(a, f)
@@ -182,14 +164,37 @@ func (a *analysis) matchPattern(p pattern, total float64) {
 			}
 			found.Evidence += "; " + evidence
 		}
-		if percent >= p.findPercent && v/1e9 >= 0.2*a.Report.CPU.Seconds {
+		if percent >= p.findPercent && v/1e9 >= 0.2*a.CPU.Seconds {
 			found.Confidence = Medium
 			if percent >= 2*p.findPercent {
 				found.Confidence = High
 			}
 		}
-		a.Report.CPU.Patterns = append(a.Report.CPU.Patterns, found)
+		a.CPU.Patterns = append(a.CPU.Patterns, found)
 	}
+}
+
+// callerOf finds who calls into a pattern: the innermost frame of the program's own code
+// above it, or none if the stack is not of the pattern.
+func (a *analysis) callerOf(p pattern, frames []Frame) Frame {
+	for i, f := range frames {
+		if a.tracks.code.owner(f) == ownUser {
+			return Frame{} // a pattern is what own code calls directly, if through libraries
+		}
+		if !p.in(f.Func) {
+			continue
+		}
+		rest := frames[i+1:]
+		if len(rest) == 0 || isOwn(rest) {
+			return Frame{}
+		}
+		by := rest[a.tracks.code.blame(rest)]
+		if a.tracks.code.owner(by) == ownRuntime || strings.HasSuffix(by.Func, ".init") {
+			return Frame{}
+		}
+		return by
+	}
+	return Frame{}
 }
 
 // writesUnderLock confirms that goroutines were seen waiting for a logger's lock, or that

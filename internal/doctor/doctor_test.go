@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/penstockhq/penstock/internal/doctor"
-	"github.com/penstockhq/penstock/internal/doctor/render"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
+
+	"github.com/penstockhq/penstock/internal/doctor"
+	"github.com/penstockhq/penstock/internal/doctor/render"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

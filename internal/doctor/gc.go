@@ -50,10 +50,10 @@ func (a *analysis) collector() {
 		}
 		if a.after != nil && a.before != nil {
 			made := minus(sums(a.after, "alloc_objects", a.owned), sums(a.before, "alloc_objects", a.owned))
-			g.Top = a.topSites(made, 5, func(s *Site, v float64) { s.ObjectsPerSecond = v / d })
+			g.Top = a.topSites(made, func(s *Site, v float64) { s.ObjectsPerSecond = v / d })
 		}
 	}
-	if a.cpu == nil || a.Report.CPU.Cores == 0 {
+	if a.cpu == nil || a.CPU.Cores == 0 {
 		return
 	}
 	share := func(in func(string) bool) float64 {
@@ -63,7 +63,7 @@ func (a *analysis) collector() {
 			}
 			return Frame{}
 		})
-		return 100 * got[Frame{Func: "x"}] / 1e9 / (a.Report.CPU.Cores * a.Report.CPU.Seconds)
+		return 100 * got[Frame{Func: "x"}] / 1e9 / (a.CPU.Cores * a.CPU.Seconds)
 	}
 	collecting := hasPrefix("runtime.gcBgMarkWorker", "runtime.gcAssistAlloc", "runtime.bgsweep", "runtime.bgscavenge", "runtime.gcStart")
 	g.Percent = share(collecting)
@@ -74,10 +74,10 @@ func (a *analysis) collector() {
 // judgeCollector decides whether collecting, or allocating small things, takes too much.
 func (a *analysis) judgeCollector() {
 	g := &a.Report.GC
-	cores := a.Report.CPU.Cores / 100
+	cores := a.CPU.Cores / 100
 	churn := g.Percent+g.AllocPercent >= churnPercent && g.ObjectSize <= 128 && g.ObjectRate > 500_000 && (g.Percent+g.AllocPercent)*cores >= 0.2
 	pressed := g.Percent >= gcPercent && g.Percent*cores >= 0.2
-	if g.CyclesPerMinute < 30 || !(churn || pressed) {
+	if g.CyclesPerMinute < 30 || (!churn && !pressed) {
 		return
 	}
 	g.Confidence = Medium

@@ -104,7 +104,7 @@ func (a *analysis) heapSites() {
 	}
 	minutes := (a.Heaps[len(a.Heaps)-1].At - a.Heaps[0].At).Minutes()
 	grown := minus(sums(a.after, "inuse_space", a.owned), sums(a.before, "inuse_space", a.owned))
-	a.Report.Heap.Top = a.topSites(grown, 5, func(s *Site, v float64) {
+	a.Report.Heap.Top = a.topSites(grown, func(s *Site, v float64) {
 		s.BytesPerMinute = v / minutes
 		s.What, _ = a.src.allocatesFor(Frame{Func: s.Function, File: s.File, Line: s.Line})
 	})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+
 	"github.com/penstockhq/penstock/internal/doctor/goroutine"
 )
 
@@ -156,7 +157,7 @@ func (f *leakFinder) judge(p *place) {
 
 // ownedByClients tells whether goroutines live as long as somebody's connection.
 func (f *leakFinder) ownedByClients(p *place) bool {
-	return f.tracks.code.owner(p.frame) == ownRuntime && byDesign(p.cause, p.stack.Frames)
+	return f.code.owner(p.frame) == ownRuntime && byDesign(p.cause, p.stack.Frames)
 }
 
 // stuckAtLock counts those who waited for a lock during the whole of a long window, if
@@ -276,17 +277,8 @@ func (f *leakFinder) describe(l *Leak) {
 func (f *leakFinder) callers(entries []string) (at Frame, share float64) {
 	weights := map[Frame]float64{}
 	weigh := func(frames []Frame, weight float64) {
-		for i := len(frames) - 1; i >= 0; i-- {
-			if !slices.ContainsFunc(entries, func(e string) bool { return strings.HasPrefix(frames[i].Func, e) }) {
-				continue
-			}
-			rest := frames[i+1:]
-			if len(rest) > 0 {
-				if j := f.code.blame(rest); f.code.owner(rest[j]) != ownRuntime {
-					weights[rest[j]] += weight
-				}
-			}
-			return
+		if by := f.callerOf(entries, frames); by.Func != "" {
+			weights[by] += weight
 		}
 	}
 	// What is still held weighs more than what only passed through.
@@ -319,6 +311,23 @@ func (f *leakFinder) callers(entries []string) (at Frame, share float64) {
 		return Frame{}, 0
 	}
 	return at, most / total
+}
+
+// callerOf finds the innermost of the program's own frames, or of a dependency's, that
+// called one of entries.
+func (f *leakFinder) callerOf(entries []string, frames []Frame) Frame {
+	for i, frame := range slices.Backward(frames) {
+		if !slices.ContainsFunc(entries, func(e string) bool { return strings.HasPrefix(frame.Func, e) }) {
+			continue
+		}
+		if rest := frames[i+1:]; len(rest) > 0 {
+			if by := rest[f.code.blame(rest)]; f.code.owner(by) != ownRuntime {
+				return by
+			}
+		}
+		return Frame{}
+	}
+	return Frame{}
 }
 
 // members are the goroutines of a leak in the last dump.

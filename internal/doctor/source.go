@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -192,28 +193,44 @@ func (s *sources) allocatesFor(f Frame) (what string, within bool) {
 			if n == nil {
 				return false
 			}
-			here := set.Position(n.Pos()).Line == f.Line
-			switch n := n.(type) {
-			case *ast.AssignStmt:
-				for _, to := range n.Lhs {
-					if _, ok := to.(*ast.IndexExpr); ok {
-						within = true
-						if here && what == "" {
-							what = "map"
-						}
-					}
-				}
-			case *ast.CallExpr:
-				if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "append" && here {
-					what = "slice"
-				}
-			case *ast.UnaryExpr:
-				if n.Op == token.AND && here && what == "map" {
-					what = "" // what is put there takes the room as well
-				}
+			fills := fillsMap(n)
+			within = within || fills
+			if set.Position(n.Pos()).Line == f.Line {
+				what = allocation(n, what, fills)
 			}
 			return true
 		})
 	}
 	return what, within
+}
+
+// fillsMap tells whether a statement puts something under a key or an index.
+func fillsMap(n ast.Node) bool {
+	as, ok := n.(*ast.AssignStmt)
+	if !ok {
+		return false
+	}
+	return slices.ContainsFunc(as.Lhs, func(to ast.Expr) bool {
+		_, ok := to.(*ast.IndexExpr)
+		return ok
+	})
+}
+
+// allocation says what a node of the line makes room for, given what those before it did.
+func allocation(n ast.Node, before string, fills bool) string {
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		if fills && before == "" {
+			return "map"
+		}
+	case *ast.CallExpr:
+		if id, ok := n.Fun.(*ast.Ident); ok && id.Name == "append" {
+			return "slice"
+		}
+	case *ast.UnaryExpr:
+		if n.Op == token.AND && before == "map" {
+			return "" // what is put there takes the room as well
+		}
+	}
+	return before
 }

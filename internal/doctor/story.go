@@ -130,24 +130,7 @@ func (f *leakFinder) bestHolder(l *Leak, sample *goroutine.Goroutine, address ui
 		if a := lockAddress(g); a != 0 && address != 0 && near(a, address) {
 			continue // waits for the same lock elsewhere
 		}
-		c := candidate{g: g, frame: key.frame}
-		for j, fr := range g.Stack.Frames {
-			if f.code.owner(fr) == ownRuntime {
-				continue
-			}
-			if functions[fr.Func] && fr.Line != l.Line {
-				c.score += 3 // past the line where the others wait
-			}
-			if j < len(g.Args) && len(g.Args[j]) > 0 && address > 0 && within(address, g.Args[j][0]) {
-				c.score += 3 // a method of the value that the lock is part of
-			}
-			if packagePath(fr.Func) == packagePath(l.Function) {
-				c.score++
-			}
-		}
-		if f.stayedAll(g) {
-			c.score += 2
-		}
+		c := candidate{g: g, frame: key.frame, score: f.holds(l, g, address, functions)}
 		if c.score > best.score {
 			best = c
 		}
@@ -156,6 +139,28 @@ func (f *leakFinder) bestHolder(l *Leak, sample *goroutine.Goroutine, address ui
 		return candidate{}
 	}
 	return best
+}
+
+// holds scores how much speaks for g holding the lock at address that l waits for.
+func (f *leakFinder) holds(l *Leak, g *goroutine.Goroutine, address uint64, functions map[string]bool) (score int) {
+	for j, fr := range g.Stack.Frames {
+		if f.code.owner(fr) == ownRuntime {
+			continue
+		}
+		if functions[fr.Func] && fr.Line != l.Line {
+			score += 3 // past the line where the others wait
+		}
+		if j < len(g.Args) && len(g.Args[j]) > 0 && address > 0 && within(address, g.Args[j][0]) {
+			score += 3 // a method of the value that the lock is part of
+		}
+		if packagePath(fr.Func) == packagePath(l.Function) {
+			score++
+		}
+	}
+	if f.stayedAll(g) {
+		score += 2
+	}
+	return score
 }
 
 // stayedAll tells whether g was where it is during the whole window.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -41,13 +42,13 @@ type target struct {
 	client  *http.Client
 }
 
-// errAnswer is an answer that is not 200.
-type errAnswer struct {
+// answerError is an answer that is not 200.
+type answerError struct {
 	status int
 	text   string // its beginning
 }
 
-func (e *errAnswer) Error() string {
+func (e *answerError) Error() string {
 	switch e.status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Sprintf("the target answers %d: give a name and a password in the URL (http://name:password@host) or a token with --header", e.status)
@@ -126,14 +127,12 @@ func (t *target) open(ctx context.Context, path string, limit int64, extra time.
 		cancel()
 		return nil, err
 	}
-	for k, v := range t.headers {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, t.headers)
 	if t.user != nil {
 		password, _ := t.user.Password() // none is an empty one
 		req.SetBasicAuth(t.user.Username(), password)
 	}
-	res, err := t.client.Do(req)
+	res, err := t.client.Do(req) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		cancel()
 		return nil, err
@@ -141,7 +140,7 @@ func (t *target) open(ctx context.Context, path string, limit int64, extra time.
 	body := &boundedBody{body: res.Body, left: limit, cancel: cancel}
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(body, 200)) // a better message, if it can be read
-		return nil, errors.Join(&errAnswer{res.StatusCode, strings.TrimSpace(string(text))}, body.Close())
+		return nil, errors.Join(&answerError{res.StatusCode, strings.TrimSpace(string(text))}, body.Close())
 	}
 	return body, nil
 }

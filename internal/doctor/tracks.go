@@ -74,13 +74,13 @@ func newTracks(dumps []Dump) *tracks {
 	}
 	t.code = newCode(dumps[0].Goroutines)
 	seen := map[uint64]bool{}
-	for i := range dumps {
-		t.times = append(t.times, dumps[i].At)
-		for j := range dumps[i].Goroutines {
-			t.add(i, &dumps[i].Goroutines[j], seen)
+	for i, d := range dumps {
+		t.times = append(t.times, d.At)
+		for j := range d.Goroutines {
+			t.add(i, &d.Goroutines[j], seen)
 		}
-		for j := range dumps[i].Goroutines {
-			seen[dumps[i].Goroutines[j].ID] = true
+		for j := range d.Goroutines {
+			seen[d.Goroutines[j].ID] = true
 		}
 	}
 	final := dumps[len(dumps)-1].Goroutines

@@ -13,6 +13,7 @@ func Guard(registry prometheus.Registerer, g *guard.Guard) {
 
 type guardCollector struct{ guard *guard.Guard }
 
+//nolint:gochecknoglobals // descriptions of metrics, which nothing changes
 var (
 	guardWatched = prometheus.NewDesc("penstock_guard_watched_total", "Requests that were watched for goroutines they leave behind.", nil, nil)
 	guardAlerts  = prometheus.NewDesc("penstock_guard_alerts_total", "Alerts of the guard.", nil, nil)

@@ -63,18 +63,15 @@ func unbuffered(pass *analysis.Pass, body *ast.BlockStmt) map[types.Object]bool 
 
 // channelUse is how a function uses a channel of its own.
 type channelUse struct {
-	pass      *analysis.Pass
-	ch        types.Object
-	send      *ast.SendStmt // in a goroutine, not in a select
-	started   token.Pos     // where that goroutine is
-	receives  []token.Pos   // plain ones of the function itself
-	selects   []*ast.SelectStmt
-	returns   []*ast.ReturnStmt
-	escapes   bool // is handed to somebody else, who may receive
-	goroutine bool
+	pass     *analysis.Pass
+	ch       types.Object
+	send     *ast.SendStmt // in a goroutine, not in a select
+	started  token.Pos     // where that goroutine is
+	receives []token.Pos   // plain ones of the function itself
+	selects  []*ast.SelectStmt
+	returns  []*ast.ReturnStmt
+	escapes  bool // is handed to somebody else, who may receive
 }
-
-func (c *channelUse) is(e ast.Expr) bool { return object(c.pass, e) == c.ch }
 
 // look walks the function. What it does not understand counts as handing the channel on.
 func (c *channelUse) look(body ast.Node) {
@@ -105,23 +102,7 @@ func (c *channelUse) use(id *ast.Ident, stack []ast.Node) {
 	parent := stack[len(stack)-2]
 	switch p := parent.(type) {
 	case *ast.SendStmt:
-		if p.Chan != id || len(inside) == 0 {
-			c.escapes = true // sends itself, or sends the channel
-			return
-		}
-		if started, ok := startedIn(stack, inside[0]); ok && len(inside) == 1 {
-			if _, isCase := stack[len(stack)-3].(*ast.CommClause); isCase {
-				if sel, ok := stack[len(stack)-5].(*ast.SelectStmt); ok && len(sel.Body.List) > 1 {
-					return // may give up itself
-				}
-			}
-			if c.send != nil {
-				c.escapes = true // several senders: another shape, not judged
-			}
-			c.send, c.started = p, started
-			return
-		}
-		c.escapes = true
+		c.sends(p, id, stack, inside)
 	case *ast.UnaryExpr:
 		if p.Op != token.ARROW || len(inside) > 0 {
 			c.escapes = true
@@ -144,6 +125,28 @@ func (c *channelUse) use(id *ast.Ident, stack []ast.Node) {
 	default:
 		c.escapes = true
 	}
+}
+
+// sends judges a send by where it is.
+func (c *channelUse) sends(s *ast.SendStmt, id *ast.Ident, stack, inside []ast.Node) {
+	if s.Chan != id || len(inside) != 1 {
+		c.escapes = true // sends itself, sends the channel, or sends from deeper inside
+		return
+	}
+	started, ok := startedIn(stack, inside[0])
+	if !ok {
+		c.escapes = true
+		return
+	}
+	if _, isCase := stack[len(stack)-3].(*ast.CommClause); isCase {
+		if sel, ok := stack[len(stack)-5].(*ast.SelectStmt); ok && len(sel.Body.List) > 1 {
+			return // may give up itself
+		}
+	}
+	if c.send != nil {
+		c.escapes = true // several senders: another shape, not judged
+	}
+	c.send, c.started = s, started
 }
 
 func selectOf(stack []ast.Node, comm *ast.CommClause) *ast.SelectStmt {

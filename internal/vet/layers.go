@@ -59,7 +59,7 @@ func newLayers(file string) *analysis.Analyzer {
 				module = pass.Module.Path
 			}
 			checkLayers(pass, module, all)
-			return nil, nil //nolint:nilnil // analyzers without a result return none
+			return nil, nil
 		},
 	}
 }

@@ -23,7 +23,7 @@ func runNoEnd(pass *analysis.Pass) (any, error) {
 	bodies := declared(pass)
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node) {
 		perRequest := slices.ContainsFunc(enclosing(stack), func(f ast.Node) bool { return servesRequests(pass, f) })
-		if inTest(pass, fn) || !(perRequest || closable(pass, fn)) {
+		if inTest(pass, fn) || (!perRequest && !closable(pass, fn)) {
 			return
 		}
 		own(body, func(n ast.Node) bool {

@@ -157,45 +157,57 @@ func conditional(body *ast.BlockStmt, stmt ast.Stmt) bool {
 
 // heldAt looks for a return that can be reached from a Lock without the Unlock.
 func heldAt(pass *analysis.Pass, graph *cfg.CFG, lock ast.Stmt, name, unlock string) *ast.ReturnStmt {
-	unlocks := func(n ast.Node) bool {
-		found := false
-		ast.Inspect(n, func(n ast.Node) bool {
-			if call, ok := n.(*ast.CallExpr); ok {
-				if l, m := lockCall(pass, call); l == name && (m == unlock || unlockOf[m] == unlock) {
-					found = true // unlocked, or locked again: another statement's case
-				}
-			}
-			return !found
-		})
-		return found
-	}
-	seen := map[*cfg.Block]bool{}
-	var follow func(b *cfg.Block, from int) *ast.ReturnStmt
-	follow = func(b *cfg.Block, from int) *ast.ReturnStmt {
-		for _, n := range b.Nodes[from:] {
-			if unlocks(n) {
-				return nil
-			}
-			if ret, ok := n.(*ast.ReturnStmt); ok {
-				return ret
-			}
-		}
-		for _, next := range b.Succs {
-			if !seen[next] {
-				seen[next] = true
-				if ret := follow(next, 0); ret != nil {
-					return ret
-				}
-			}
-		}
-		return nil
-	}
+	p := lockPath{pass: pass, name: name, unlock: unlock, seen: map[*cfg.Block]bool{}}
 	for _, b := range graph.Blocks {
 		for i, n := range b.Nodes {
 			if n == lock || (n.Pos() == lock.Pos() && n.End() == lock.End()) {
-				return follow(b, i+1)
+				return p.follow(b, i+1)
 			}
 		}
 	}
 	return nil
+}
+
+// lockPath follows the ways from a Lock.
+type lockPath struct {
+	pass         *analysis.Pass
+	name, unlock string
+	seen         map[*cfg.Block]bool
+}
+
+// follow returns the first return that comes before an Unlock.
+func (p *lockPath) follow(b *cfg.Block, from int) *ast.ReturnStmt {
+	for _, n := range b.Nodes[from:] {
+		if p.unlocks(n) {
+			return nil
+		}
+		if ret, ok := n.(*ast.ReturnStmt); ok {
+			return ret
+		}
+	}
+	for _, next := range b.Succs {
+		if p.seen[next] {
+			continue
+		}
+		p.seen[next] = true
+		if ret := p.follow(next, 0); ret != nil {
+			return ret
+		}
+	}
+	return nil
+}
+
+// unlocks tells whether the lock is given back in a node, or taken again: then what follows
+// is another statement's case.
+func (p *lockPath) unlocks(n ast.Node) bool {
+	found := false
+	ast.Inspect(n, func(n ast.Node) bool {
+		if call, ok := n.(*ast.CallExpr); ok {
+			if l, m := lockCall(p.pass, call); l == p.name && (m == p.unlock || unlockOf[m] == p.unlock) {
+				found = true
+			}
+		}
+		return !found
+	})
+	return found
 }

@@ -32,7 +32,7 @@ func TestAnalyzers_ReportWhatIsMarkedAndNothingElse(t *testing.T) {
 						return nil, err
 					}
 				}
-				return nil, nil
+				return struct{}{}, nil
 			}}
 			analysistest.Run(t, analysistest.TestData(), both, pkg)
 		})

@@ -36,7 +36,7 @@ func Text(w io.Writer, r *doctor.Report, colour bool) error {
 		t.finding(i, f, r)
 	}
 	if len(r.Findings) == 0 && r.Verdict == doctor.Healthy {
-		t.line("nothing found: goroutines come and go, memory is flat, time goes where it is used")
+		t.linef("nothing found: goroutines come and go, memory is flat, time goes where it is used")
 	}
 	t.where(r)
 	t.missing(r)
@@ -49,7 +49,7 @@ type text struct {
 	c colours
 }
 
-func (t *text) line(format string, args ...any) {
+func (t *text) linef(format string, args ...any) {
 	t.b.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " "))
 	t.b.WriteByte('\n')
 }
@@ -81,7 +81,7 @@ func (t *text) head(r *doctor.Report) {
 	if r.GoVersion != "" {
 		version = ", " + clean(r.GoVersion)
 	}
-	t.line("%s  %s  watched for %.0f s%s", t.verdict(r.Verdict), clean(r.Target), r.WindowSeconds, version)
+	t.linef("%s  %s  watched for %.0f s%s", t.verdict(r.Verdict), clean(r.Target), r.WindowSeconds, version)
 	var facts []string
 	if n := len(r.Timeline.Goroutines); n > 0 {
 		facts = append(facts, fmt.Sprintf("goroutines %d → %d", r.Timeline.Goroutines[0], r.Timeline.Goroutines[n-1]))
@@ -93,9 +93,9 @@ func (t *text) head(r *doctor.Report) {
 		facts = append(facts, fmt.Sprintf("%.2f cores, GC %.0f %% of it", r.CPU.Cores, r.GC.Percent))
 	}
 	if len(facts) > 0 {
-		t.line("%s", strings.Join(facts, " · "))
+		t.linef("%s", strings.Join(facts, " · "))
 	}
-	t.line("")
+	t.linef("")
 }
 
 func signed(bytes float64) string {
@@ -128,7 +128,7 @@ func (t *text) finding(i int, f doctor.Finding, r *doctor.Report) {
 	if f.Confidence != doctor.High {
 		mark = t.c.yellow
 	}
-	t.line("%s%d. %-10s%s %s%s%s  %s(confidence %s)%s", mark, i+1, f.Kind, t.c.off, t.c.bold, clean(f.Title), t.c.off, t.c.dim, f.Confidence, t.c.off)
+	t.linef("%s%d. %-10s%s %s%s%s  %s(confidence %s)%s", mark, i+1, f.Kind, t.c.off, t.c.bold, clean(f.Title), t.c.off, t.c.dim, f.Confidence, t.c.off)
 	full := i < fullFindings
 	source, explanation, fix := "", "", ""
 	switch f.Kind {
@@ -150,12 +150,12 @@ func (t *text) finding(i int, f doctor.Finding, r *doctor.Report) {
 	case doctor.KindUnresponsive:
 	}
 	if f.Function != "" {
-		t.line("   at  %s", t.site(f.Function, f.File, f.Line, source))
+		t.linef("   at  %s", t.site(f.Function, f.File, f.Line, source))
 	}
 	if full {
 		t.wrap("   ", clean(explanation))
 		t.wrap("   fix: ", clean(fix))
-		t.line("")
+		t.linef("")
 	}
 }
 
@@ -171,25 +171,25 @@ func (t *text) leak(f doctor.Finding, r *doctor.Report, full, example bool) {
 		if l.ID != f.ID {
 			continue
 		}
-		t.line("   at  %s", t.site(l.Function, l.File, l.Line, l.Source))
+		t.linef("   at  %s", t.site(l.Function, l.File, l.Line, l.Source))
 		if !full {
 			return
 		}
 		if l.CreatedBy.Func != "" {
-			t.line("   by  %s", t.site(l.CreatedBy.Func, l.CreatedBy.File, l.CreatedBy.Line, ""))
+			t.linef("   by  %s", t.site(l.CreatedBy.Func, l.CreatedBy.File, l.CreatedBy.Line, ""))
 		}
 		for _, b := range l.Behind {
-			t.line("   +%d  %s %s  (%s)", b.Goroutines, b.Cause, t.site(b.Function, b.File, b.Line, ""), b.Why)
+			t.linef("   +%d  %s %s  (%s)", b.Goroutines, b.Cause, t.site(b.Function, b.File, b.Line, ""), b.Why)
 		}
 		t.wrap("   ", clean(l.Explanation))
 		fix, code, _ := strings.Cut(l.Fix, "\n\n")
 		t.wrap("   fix: ", clean(fix))
 		if example && code != "" {
 			for line := range strings.Lines(code) {
-				t.line("   %s%s%s", t.c.dim, clean(strings.TrimRight(strings.ReplaceAll(line, "\t", "  "), "\n")), t.c.off)
+				t.linef("   %s%s%s", t.c.dim, clean(strings.TrimRight(strings.ReplaceAll(line, "\t", "  "), "\n")), t.c.off)
 			}
 		}
-		t.line("")
+		t.linef("")
 		return
 	}
 }
@@ -197,19 +197,19 @@ func (t *text) leak(f doctor.Finding, r *doctor.Report, full, example bool) {
 // where says where time and memory go, findings or not.
 func (t *text) where(r *doctor.Report) {
 	if len(r.CPU.Top) > 0 && r.CPU.Cores >= 0.05 {
-		t.line("%scpu%s", t.c.bold, t.c.off)
+		t.linef("%scpu%s", t.c.bold, t.c.off)
 		for _, s := range r.CPU.Top[:min(3, len(r.CPU.Top))] {
-			t.line("  %4.0f %%  %s", s.Percent, t.site(s.Function, s.File, s.Line, ""))
+			t.linef("  %4.0f %%  %s", s.Percent, t.site(s.Function, s.File, s.Line, ""))
 		}
 	}
 	if len(r.Contention.Top) > 0 && r.Contention.Seconds > 0.05*r.WindowSeconds {
-		t.line("%slocks%s (%s)", t.c.bold, t.c.off, r.Contention.From)
+		t.linef("%slocks%s (%s)", t.c.bold, t.c.off, r.Contention.From)
 		for _, s := range r.Contention.Top[:min(2, len(r.Contention.Top))] {
-			t.line("  %4.1f s  %s", s.Seconds, t.site(s.Function, s.File, s.Line, ""))
+			t.linef("  %4.1f s  %s", s.Seconds, t.site(s.Function, s.File, s.Line, ""))
 		}
 	}
 	if r.GC.AllocRate > 0 {
-		t.line("%sgc%s   %.0f collections/min, %s/s in %.0f objects/s, longest pause %.2f ms", t.c.bold, t.c.off, r.GC.CyclesPerMinute, doctor.Size(r.GC.AllocRate), r.GC.ObjectRate, r.GC.MaxPause)
+		t.linef("%sgc%s   %.0f collections/min, %s/s in %.0f objects/s, longest pause %.2f ms", t.c.bold, t.c.off, r.GC.CyclesPerMinute, doctor.Size(r.GC.AllocRate), r.GC.ObjectRate, r.GC.MaxPause)
 	}
 	if r.Heap.Kind == "pacing" {
 		t.wrap("heap ", r.Heap.Explanation+" "+r.Heap.Fix)
@@ -220,7 +220,7 @@ func (t *text) missing(r *doctor.Report) {
 	if len(r.Unavailable) == 0 {
 		return
 	}
-	t.line("")
+	t.linef("")
 	for _, m := range r.Unavailable {
 		t.wrap("not available: ", clean(fmt.Sprintf("%s (%s): %s", m.What, m.Why, m.Cost)))
 	}
@@ -237,7 +237,7 @@ func (t *text) wrap(prefix, s string) {
 	empty := true
 	for word := range strings.FieldsSeq(s) {
 		if !empty && len([]rune(line))+1+len([]rune(word)) > width {
-			t.line("%s", line)
+			t.linef("%s", line)
 			line, empty = pad, true
 		}
 		if !empty {
@@ -246,7 +246,7 @@ func (t *text) wrap(prefix, s string) {
 		line += word
 		empty = false
 	}
-	t.line("%s", line)
+	t.linef("%s", line)
 }
 
 // Comparison writes what became of the findings between two examinations.
@@ -255,24 +255,24 @@ func Comparison(w io.Writer, c doctor.Comparison, colour bool) error {
 	if colour {
 		t.c = ansi
 	}
-	t.line("before: %s, after: %s", t.verdict(doctor.Verdict(c.Before)), t.verdict(doctor.Verdict(c.After)))
+	t.linef("before: %s, after: %s", t.verdict(doctor.Verdict(c.Before)), t.verdict(doctor.Verdict(c.After)))
 	marks := map[string]string{"new": t.c.red, "worse": t.c.red, "better": t.c.green, "gone": t.c.green, "same": t.c.yellow}
 	for _, ch := range c.Changes {
 		f := ch.Finding
-		t.line("%s%-6s%s %-10s %s", marks[ch.What], ch.What, t.c.off, f.Kind, t.site(f.Function, f.File, f.Line, ""))
+		t.linef("%s%-6s%s %-10s %s", marks[ch.What], ch.What, t.c.off, f.Kind, t.site(f.Function, f.File, f.Line, ""))
 		amounts := fmt.Sprintf("%s → %s", amount(ch.Was, f.Unit), amount(ch.Is, f.Unit))
 		if ch.Note != "" {
 			amounts += "; " + ch.Note
 		}
-		t.line("       %s%s%s", t.c.dim, clean(amounts), t.c.off)
+		t.linef("       %s%s%s", t.c.dim, clean(amounts), t.c.off)
 	}
 	switch {
 	case len(c.Changes) == 0:
-		t.line("neither examination found anything")
+		t.linef("neither examination found anything")
 	case c.Worse:
-		t.line("something got worse")
+		t.linef("something got worse")
 	default:
-		t.line("nothing got worse")
+		t.linef("nothing got worse")
 	}
 	_, err := io.WriteString(w, t.b.String())
 	return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -253,8 +254,6 @@ func (w *Watcher) Now() map[string]Now {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	all := map[string]Now{}
-	for target, n := range w.now {
-		all[target] = n
-	}
+	maps.Copy(all, w.now)
 	return all
 }
