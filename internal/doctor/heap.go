@@ -61,7 +61,7 @@ func fitLine(x, y []float64) (slope, uncertainty float64, ok bool) {
 }
 
 func (a *analysis) heap() {
-	h := &a.Report.Heap
+	h := &a.Heap
 	h.Top, h.Verdict = []Site{}, "unknown"
 	var minutes, live, stacks []float64
 	for _, x := range a.Heaps {
@@ -104,7 +104,7 @@ func (a *analysis) heapSites() {
 	}
 	minutes := (a.Heaps[len(a.Heaps)-1].At - a.Heaps[0].At).Minutes()
 	grown := minus(sums(a.after, "inuse_space", a.owned), sums(a.before, "inuse_space", a.owned))
-	a.Report.Heap.Top = a.topSites(grown, func(s *Site, v float64) {
+	a.Heap.Top = a.topSites(grown, func(s *Site, v float64) {
 		s.BytesPerMinute = v / minutes
 		s.What, _ = a.src.allocatesFor(Frame{Func: s.Function, File: s.File, Line: s.Line})
 	})
@@ -112,7 +112,7 @@ func (a *analysis) heapSites() {
 
 // heapKind says what grows.
 func (a *analysis) heapKind() {
-	h := &a.Report.Heap
+	h := &a.Heap
 	if len(h.Top) == 0 {
 		h.Kind = "objects"
 		h.Explanation = fmt.Sprintf("What is left after each collection grows by %s a minute, too little in this window for the sampled profile to say where it was allocated.", Size(h.Slope))
@@ -152,7 +152,7 @@ func (a *analysis) heapKind() {
 }
 
 func (a *analysis) heapFinding() {
-	h := a.Report.Heap
+	h := a.Heap
 	if h.Verdict != "growing" || h.Kind == "goroutines" {
 		return
 	}
