@@ -61,9 +61,11 @@ func TestArchitecture_WhoMayImportWhom(t *testing.T) {
 			}
 			forbid(part == "domain" && strings.Contains(path, ".") && to != "internal/fault",
 				"a domain imports the standard library and fault")
+			forbid(pkg == "guard" && strings.Contains(path, "."), "guard needs the standard library alone")
 			if !ours {
 				continue
 			}
+			forbid(strings.HasPrefix(pkg, "internal/doctor") && !strings.HasPrefix(to, "internal/doctor"), "doctor serves any program and imports nothing of ours")
 			forbid(part == "service" && toService != "" && (toService != service || toPart != "domain"),
 				"a service imports its own domain")
 			forbid(outer && toService != "" && toService != service, "never a peer")
@@ -80,7 +82,7 @@ func TestArchitecture_WhoMayImportWhom(t *testing.T) {
 func TestArchitecture_EveryPathThatTheDocumentsNameExists(t *testing.T) {
 	t.Parallel()
 	path := regexp.MustCompile("`((?:api|cmd|internal|bench|docs|test|tools|\\.ci)(?:/[A-Za-z0-9_./-]*)?)`")
-	for _, document := range []string{"ARCHITECTURE.md", "README.md", "docs/orders.md", "docs/benchmarks.md", "docs/sql.md"} {
+	for _, document := range []string{"ARCHITECTURE.md", "README.md", "docs/orders.md", "docs/benchmarks.md", "docs/sql.md", "docs/doctor.md"} {
 		text, err := os.ReadFile(filepath.Join("..", document))
 		if err != nil {
 			t.Fatal(err)

@@ -33,7 +33,7 @@ const gcPercent = 25
 const churnPercent = 40
 
 func (a *analysis) collector() {
-	g := &a.Report.GC
+	g := &a.GC
 	g.Top = []Site{}
 	if n := len(a.Heaps); n >= 2 {
 		first, last := a.Heaps[0], a.Heaps[n-1]
@@ -73,7 +73,7 @@ func (a *analysis) collector() {
 
 // judgeCollector decides whether collecting, or allocating small things, takes too much.
 func (a *analysis) judgeCollector() {
-	g := &a.Report.GC
+	g := &a.GC
 	cores := a.CPU.Cores / 100
 	churn := g.Percent+g.AllocPercent >= churnPercent && g.ObjectSize <= 128 && g.ObjectRate > 500_000 && (g.Percent+g.AllocPercent)*cores >= 0.2
 	pressed := g.Percent >= gcPercent && g.Percent*cores >= 0.2

@@ -123,7 +123,7 @@ func (a *analysis) heapKind() {
 	where := ShortName(top.Function)
 	_, fillsMap := a.src.allocatesFor(Frame{Func: top.Function, File: top.File, Line: top.Line})
 	sites := top.BytesPerMinute
-	for _, l := range a.Report.Leaks {
+	for _, l := range a.Leaks {
 		if l.Confidence != Low && (l.Function == top.Function || l.CreatedBy.Func == top.Function || h.StackSlope > h.Slope) {
 			h.Kind = "goroutines"
 			h.Explanation = fmt.Sprintf("The growth of %s a minute is what the leaking goroutines in %s hold; it ends with them.", Size(h.Slope), ShortName(l.Function))
