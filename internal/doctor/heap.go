@@ -164,5 +164,5 @@ func (a *analysis) heapFinding() {
 		f.Function, f.File, f.Line = h.Top[0].Function, h.Top[0].File, h.Top[0].Line
 		f.ID += ":" + f.Function
 	}
-	a.Report.Findings = append(a.Report.Findings, f)
+	a.Findings = append(a.Findings, f)
 }

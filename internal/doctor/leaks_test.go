@@ -177,6 +177,35 @@ func TestLeaks_OneAMinuteIsFoundByItsAges(t *testing.T) {
 	}
 }
 
+func TestLeaks_OneAMinuteIsFoundWhereTheRuntimeCountsEverySecondMinute(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	r := w.watch(t, func(int) {
+		for i, minutes := range []int{4, 4, 2, 2, 0, 0} {
+			w.put(100+i*50, "chan receive", minutes, "shop.await", "/src/a.go:3", "shop.ask", 7)
+		}
+	})
+	if len(r.Leaks) != 1 || r.Leaks[0].Confidence == doctor.Low {
+		t.Fatalf("%v", r.Findings)
+	}
+}
+
+func TestLeaks_BeforeGo120LocksAreToldByTheirFrames(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	wait := "sync.runtime_SemacquireMutex(0x4e1c45?, 0x0?, 0x0?)\n\t/go/src/runtime/sema.go:77 +0x25\nsync.(*Mutex).lockSlow(0xc000500010)\n\t/go/src/sync/mutex.go:171 +0x165\nsync.(*Mutex).Lock(...)\n\t/go/src/sync/mutex.go:90\n"
+	r := w.watch(t, func(look int) {
+		for i := range 3 {
+			id := 100 + look*3 + i
+			w.put(id, "semacquire", 0, "shop.(*table).put", "/src/t.go:10", "", 0)
+			w.goroutines[id] = wait + w.goroutines[id] + "created by shop.handle\n\t/src/main.go:5 +0x1\n"
+		}
+	})
+	if len(r.Leaks) != 1 || r.Leaks[0].Cause != doctor.Mutex || r.Leaks[0].Line != 10 || r.Leaks[0].CreatedBy.Func != "shop.handle" {
+		t.Fatalf("%v", r.Findings)
+	}
+}
+
 func TestLeaks_OldOnesThatStoppedGrowingAreFoundWhereNobodyParks(t *testing.T) {
 	t.Parallel()
 	w := newWorld()

@@ -179,7 +179,7 @@ func (a *analysis) sumUp() {
 		})
 	}
 	a.heapFinding()
-	if f := a.Report.Contention.finding(); f != nil {
+	if f := a.Contention.finding(); f != nil {
 		r.Findings = append(r.Findings, *f)
 	}
 	for _, p := range r.CPU.Patterns {
@@ -188,7 +188,7 @@ func (a *analysis) sumUp() {
 			Function: p.Function, File: p.File, Line: p.Line, Confidence: p.Confidence, Amount: p.Percent, Unit: "% CPU", Noise: max(3, p.Percent/4),
 		})
 	}
-	if f := a.Report.GC.finding(); f != nil {
+	if f := a.GC.finding(); f != nil {
 		r.Findings = append(r.Findings, *f)
 	}
 	slices.SortStableFunc(r.Findings, func(x, y Finding) int {

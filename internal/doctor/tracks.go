@@ -260,7 +260,9 @@ func (t *tracks) ageing(p *place) (leaking, certain bool) {
 	if len(left) > 0 {
 		return false, false
 	}
-	old := slices.DeleteFunc(p.final(), func(s stay) bool { return s.first > 0 || s.g.Minutes == 0 })
+	// The runtime counts from the first collection that found one waiting, which in a quiet
+	// program comes every two minutes: those of the last ones count as 0.
+	old := slices.DeleteFunc(p.final(), func(s stay) bool { return s.first > 0 })
 	if len(old) < 3 || len(old)*2 < p.counts[len(p.counts)-1] {
 		return false, false
 	}
@@ -281,7 +283,7 @@ func (t *tracks) ageing(p *place) (leaking, certain bool) {
 	}
 	stuck := p.cause == ChanSend || p.cause == WaitGroup || p.cause.isLock()
 	switch {
-	case len(ages) >= 3 && inversions*20 <= len(old):
+	case len(ages) >= 3 && old[0].g.Minutes >= 2 && inversions*20 <= len(old):
 		return true, len(ages) >= 5 && len(old) >= 5
 	case stuck && old[len(old)-1].g.Minutes >= 2:
 		// Nobody parks by design where it is somebody else's turn to act.

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/token"
 	"go/types"
+	"slices"
 
 	"golang.org/x/tools/go/analysis"
 	"golang.org/x/tools/go/analysis/passes/inspect"
@@ -61,6 +62,12 @@ func unbuffered(pass *analysis.Pass, body *ast.BlockStmt) map[types.Object]bool 
 	return found
 }
 
+// choice is a select that receives, and whether a loop comes back to it.
+type choice struct {
+	stmt   *ast.SelectStmt
+	inLoop bool
+}
+
 // channelUse is how a function uses a channel of its own.
 type channelUse struct {
 	pass     *analysis.Pass
@@ -68,7 +75,7 @@ type channelUse struct {
 	send     *ast.SendStmt // in a goroutine, not in a select
 	started  token.Pos     // where that goroutine is
 	receives []token.Pos   // plain ones of the function itself
-	selects  []*ast.SelectStmt
+	selects  []choice      // receives as one case of several
 	returns  []*ast.ReturnStmt
 	escapes  bool // is handed to somebody else, who may receive
 }
@@ -110,7 +117,9 @@ func (c *channelUse) use(id *ast.Ident, stack []ast.Node) {
 		}
 		for _, n := range stack {
 			if comm, ok := n.(*ast.CommClause); ok && comm.Comm != nil && comm.Comm.Pos() <= id.Pos() && id.End() <= comm.Comm.End() {
-				c.selects = append(c.selects, selectOf(stack, comm))
+				if sel := selectOf(stack, comm); sel != nil {
+					c.selects = append(c.selects, choice{sel, inLoop(stack)})
+				}
 				return
 			}
 		}
@@ -159,6 +168,17 @@ func selectOf(stack []ast.Node, comm *ast.CommClause) *ast.SelectStmt {
 	return nil
 }
 
+// inLoop tells whether a loop is among the nodes.
+func inLoop(stack []ast.Node) bool {
+	return slices.ContainsFunc(stack, func(n ast.Node) bool {
+		switch n.(type) {
+		case *ast.ForStmt, *ast.RangeStmt:
+			return true
+		}
+		return false
+	})
+}
+
 // startedIn tells whether a function literal is what a go statement runs, and where.
 func startedIn(stack []ast.Node, lit ast.Node) (token.Pos, bool) {
 	for i, n := range stack {
@@ -175,7 +195,7 @@ func startedIn(stack []ast.Node, lit ast.Node) (token.Pos, bool) {
 // the one goroutine sends.
 func (c *channelUse) mayGiveUp() bool {
 	for _, sel := range c.selects {
-		if sel != nil && len(sel.Body.List) > 1 && len(c.receives) == 0 && leaves(sel, c) {
+		if len(sel.stmt.Body.List) > 1 && len(c.receives) == 0 && leaves(sel, c) {
 			return true
 		}
 	}
@@ -192,8 +212,8 @@ func (c *channelUse) mayGiveUp() bool {
 
 // leaves tells whether some other case of a select goes on without receiving: it returns,
 // or it falls out of a select that is in no loop.
-func leaves(sel *ast.SelectStmt, c *channelUse) bool {
-	for _, clause := range sel.Body.List {
+func leaves(sel choice, c *channelUse) bool {
+	for _, clause := range sel.stmt.Body.List {
 		comm, ok := clause.(*ast.CommClause)
 		if !ok {
 			continue
@@ -209,6 +229,9 @@ func leaves(sel *ast.SelectStmt, c *channelUse) bool {
 		}
 		if receives {
 			continue
+		}
+		if !sel.inLoop && comm.Comm != nil {
+			return true
 		}
 		for _, s := range comm.Body {
 			if _, ok := s.(*ast.ReturnStmt); ok {

@@ -69,6 +69,9 @@ func Run(cfg Config) ([]Finding, error) {
 		return nil, fmt.Errorf("analyse: %w", err)
 	}
 	found, failed := collect(graph, dir)
+	if len(broken) > 0 {
+		failed = nil // what depends on a broken package only repeats that it is
+	}
 	return found, errors.Join(append(broken, failed...)...)
 }
 

@@ -80,3 +80,25 @@ func handsOn(use func(chan int)) {
 	go func() { ch <- work() }()
 	use(ch)
 }
+
+func fallsOut() {
+	ch := make(chan int)
+	go func() {
+		ch <- work() // want `chan-send: the receiver of ch`
+	}()
+	select {
+	case <-ch:
+	case <-time.After(time.Second):
+	}
+}
+
+func peeks() int {
+	ch := make(chan int)
+	go func() { ch <- work() }()
+	select {
+	case v := <-ch:
+		return v
+	default:
+	}
+	return <-ch
+}
