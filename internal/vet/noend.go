@@ -31,12 +31,7 @@ func runNoEnd(pass *analysis.Pass) (any, error) {
 			if !ok {
 				return true
 			}
-			var run *ast.BlockStmt
-			if lit, ok := g.Call.Fun.(*ast.FuncLit); ok {
-				run = lit.Body
-			} else if f := calledFunc(pass, g.Call); f != nil {
-				run = bodies[f]
-			}
+			run := bodies.of(pass, g)
 			if run == nil {
 				return true
 			}
@@ -55,19 +50,44 @@ func runNoEnd(pass *analysis.Pass) (any, error) {
 	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
-// declared maps the package's functions to their bodies.
-func declared(pass *analysis.Pass) map[*types.Func]*ast.BlockStmt {
-	all := map[*types.Func]*ast.BlockStmt{}
+// known are the bodies of the package's functions, and of function literals that a variable
+// is declared with.
+type known map[types.Object]*ast.BlockStmt
+
+func declared(pass *analysis.Pass) known {
+	all := known{}
 	for _, file := range pass.Files {
-		for _, d := range file.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
-				if obj, ok := pass.TypesInfo.Defs[fn.Name].(*types.Func); ok {
-					all[obj] = fn.Body
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				if obj := pass.TypesInfo.Defs[n.Name]; obj != nil && n.Body != nil {
+					all[obj] = n.Body
+				}
+			case *ast.AssignStmt:
+				for i, e := range n.Rhs {
+					if lit, ok := e.(*ast.FuncLit); ok && n.Tok == token.DEFINE && len(n.Lhs) == len(n.Rhs) {
+						all[object(pass, n.Lhs[i])] = lit.Body
+					}
 				}
 			}
-		}
+			return true
+		})
 	}
 	return all
+}
+
+// of is the body of what a go statement runs, nil if it is not known.
+func (k known) of(pass *analysis.Pass, g *ast.GoStmt) *ast.BlockStmt {
+	if lit, ok := g.Call.Fun.(*ast.FuncLit); ok {
+		return lit.Body
+	}
+	if f := calledFunc(pass, g.Call); f != nil {
+		return k[f]
+	}
+	if v := object(pass, g.Call.Fun); v != nil {
+		return k[v]
+	}
+	return nil
 }
 
 // closable tells whether a function makes a value that has a method Close, Stop or

@@ -17,8 +17,9 @@ func newRequestContext() *analysis.Analyzer {
 
 // runRequestContext looks at go statements of handlers that do not wait for what they
 // start: whoever then uses the request reads what the server has reused, and its context
-// is cancelled under the work.
+// is cancelled under the work. Left out is what takes only the context, to end with it.
 func runRequestContext(pass *analysis.Pass) (any, error) {
+	bodies := declared(pass)
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		if inTest(pass, fn) || !servesRequests(pass, fn) || waits(pass, body) {
 			return
@@ -34,7 +35,7 @@ func runRequestContext(pass *analysis.Pass) (any, error) {
 			if !ok {
 				return true
 			}
-			if id := usesAny(pass, g, requests); id != nil {
+			if id := usesAny(pass, g, requests); id != nil && !endsWithIt(pass, g, requests, bodies) {
 				pass.Report(analysis.Diagnostic{Pos: id.Pos(), Category: "select", Message: "request: this goroutine outlives the handler and uses " + id.Name +
 					", which is over then: copy what it needs before, and give it context.WithoutCancel of the request's context with a time limit of its own"})
 			}
@@ -42,6 +43,39 @@ func runRequestContext(pass *analysis.Pass) (any, error) {
 		})
 	})
 	return nil, nil //nolint:nilnil // analyzers without a result return none
+}
+
+// endsWithIt tells whether a go statement takes nothing of the request but its context, and
+// what it runs looks for the context's end, or cannot be seen.
+func endsWithIt(pass *analysis.Pass, g *ast.GoStmt, requests map[types.Object]bool, bodies known) bool {
+	only := true
+	var stack []ast.Node
+	ast.Inspect(g, func(n ast.Node) bool {
+		if n == nil {
+			stack = stack[:len(stack)-1]
+			return true
+		}
+		stack = append(stack, n)
+		if id, ok := n.(*ast.Ident); ok && requests[pass.TypesInfo.Uses[id]] {
+			sel, ok := stack[len(stack)-2].(*ast.SelectorExpr)
+			only = only && ok && sel.Sel.Name == "Context"
+		}
+		return true
+	})
+	if !only {
+		return false
+	}
+	body := bodies.of(pass, g)
+	if body == nil {
+		return true
+	}
+	looks := false
+	ast.Inspect(body, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		looks = looks || (ok && isFunc(pass, call, "context", "Context.Done", "Context.Err"))
+		return !looks
+	})
+	return looks
 }
 
 // usesAny finds a mention of one of the objects in a node.

@@ -19,6 +19,12 @@ func handler(w http.ResponseWriter, r *http.Request) {
 	go consume(make(chan int)) // want `select: this goroutine has no way to end`
 	go follow(r.Context(), nil)
 	go drain(make(chan int))
+	beat := func() {
+		for {
+			<-time.After(time.Second)
+		}
+	}
+	go beat() // want `timer: this goroutine has no way to end`
 }
 
 func tick() {

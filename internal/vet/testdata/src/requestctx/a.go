@@ -28,3 +28,16 @@ func waitsForIt(w http.ResponseWriter, r *http.Request) {
 	}()
 	wg.Wait()
 }
+
+func endsWithTheRequest(w http.ResponseWriter, r *http.Request) {
+	go follow(r.Context())
+	go func() {
+		<-r.Context().Done()
+	}()
+	go func() { // reads more of it
+		<-r.Context().Done() // want `request: this goroutine outlives`
+		save(nil, r.Host)
+	}()
+}
+
+func follow(ctx context.Context) { <-ctx.Done() }
