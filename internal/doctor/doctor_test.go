@@ -274,10 +274,23 @@ func TestTake_HostileTargetsAreBoundedAndReportsEscaped(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkSchema(t, report)
+			if said := fmt.Sprint(r.Unavailable); name == "records" && !strings.Contains(said, "records") {
+				t.Errorf("five million samples were read: %s", said)
+			}
 			if name == "evil" && len(r.Leaks) == 0 {
 				t.Error("the evil leak was not even found, so that nothing was tested")
 			}
 		})
+	}
+}
+
+func TestTake_ReadsNoMoreThanIsOfUse(t *testing.T) {
+	t.Parallel()
+	url := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(bytes.Repeat([]byte("x"), 4<<20))
+	}))
+	if _, err := doctor.Take(t.Context(), quick(url)); err == nil || !strings.Contains(err.Error(), "more than is read") {
+		t.Fatal(err)
 	}
 }
 

@@ -103,6 +103,14 @@ func TestLeaks_NoneOfTheseIsOne(t *testing.T) {
 				w.drop(100 + (look-5)*5 + i)
 			}
 		},
+		"slower than most of the window, and more and more": func(w *world, look int) {
+			for i := range 3 + 2*look {
+				w.put(1000+look*100+i, "chan receive", 0, "shop.convert", "/src/c.go:3", "shop.upload", 7)
+			}
+			for i := range 100 {
+				w.drop(1000 + (look-9)*100 + i)
+			}
+		},
 		"a burst": func(w *world, look int) {
 			if look == 6 || look == 7 {
 				for i := range 50 {
@@ -129,7 +137,7 @@ func TestLeaks_NoneOfTheseIsOne(t *testing.T) {
 		},
 		"a pool whose workers were busy at different times": func(w *world, _ int) {
 			for i := range 12 {
-				w.put(100+i, "chan receive", 1+(i*7)%12, "shop.worker", "/src/w.go:3", "shop.grow", 7)
+				w.put(100+i, "chan receive", 1+(i*7+4)%12, "shop.worker", "/src/w.go:3", "shop.grow", 7)
 			}
 		},
 		"connections that keep silent": func(w *world, _ int) {
@@ -145,7 +153,7 @@ func TestLeaks_NoneOfTheseIsOne(t *testing.T) {
 		},
 		"a busy lock": func(w *world, look int) {
 			for i := range 8 {
-				if state := "sync.Mutex.Lock"; i != look%8 {
+				if state := "sync.Mutex.Lock"; i < 3 || i != look%8 { // some are caught waiting every time
 					w.put(100+i, state, 0, "shop.(*table).put", "/src/t.go:3", "main.main", 1)
 				} else {
 					w.put(100+i, "sleep", 0, "shop.idle", "/src/t.go:9", "main.main", 1)
