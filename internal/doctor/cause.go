@@ -74,7 +74,7 @@ func causeOf(state string, frames []Frame) Cause {
 			return RWMutex
 		case above("sync.(*WaitGroup).Wait"):
 			return WaitGroup
-		case above("sync.(*Mutex)"):
+		case above("sync.(*Mutex)") || state == "sync.Mutex.Lock":
 			return Mutex
 		}
 	case "running", "runnable", "preempted":
