@@ -7,20 +7,16 @@ import (
 	"slices"
 
 	"golang.org/x/tools/go/analysis"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 )
 
 func newChanSend() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "chansend", Doc: "report sends in a goroutine to an unbuffered channel whose receiver can return without receiving",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runChanSend,
-	}
+	return newAnalyzer("chansend", "report sends in a goroutine to an unbuffered channel whose receiver can return without receiving", runChanSend)
 }
 
 // runChanSend looks for a channel that a function makes without room, in which a goroutine
 // that it starts sends, and from which the function itself receives only as one case of a
 // select among others, or after a return.
-func runChanSend(pass *analysis.Pass) (any, error) {
+func runChanSend(pass *analysis.Pass) {
 	functions(pass, func(_ ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		for ch := range unbuffered(pass, body) {
 			c := channelUse{pass: pass, ch: ch}
@@ -32,7 +28,6 @@ func runChanSend(pass *analysis.Pass) (any, error) {
 				" can return before this send, which then waits for ever: make the channel with room for it, or select on the end as well"})
 		}
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 // unbuffered lists the local channels made without room.

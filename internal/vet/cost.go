@@ -6,18 +6,14 @@ import (
 	"go/types"
 
 	"golang.org/x/tools/go/analysis"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 )
 
 func newTicker() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "stopticker", Doc: "report tickers that are never stopped (as cost: since Go 1.23 one that nothing refers to is collected)",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runTicker,
-	}
+	return newAnalyzer("stopticker", "report tickers that are never stopped (as cost: since Go 1.23 one that nothing refers to is collected)", runTicker)
 }
 
 // runTicker looks for local tickers that stay in their function and are not stopped.
-func runTicker(pass *analysis.Pass) (any, error) {
+func runTicker(pass *analysis.Pass) {
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		if inTest(pass, fn) || isMain(fn) {
 			return
@@ -37,7 +33,6 @@ func runTicker(pass *analysis.Pass) (any, error) {
 			return true
 		})
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 func isMain(fn ast.Node) bool {
@@ -66,15 +61,12 @@ func neverStopped(pass *analysis.Pass, body *ast.BlockStmt, v types.Object) bool
 }
 
 func newHotLoop() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "hotloop", Doc: "report what is dear in loops: compiling regular expressions, formatting, reading the clock (as cost)",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runHotLoop,
-	}
+	return newAnalyzer("hotloop", "report what is dear in loops: compiling regular expressions, formatting, reading the clock (as cost)", runHotLoop)
 }
 
 // runHotLoop reports a regular expression compiled from a constant in any loop or handler,
 // and Sprintf and time.Now in loops within loops.
-func runHotLoop(pass *analysis.Pass) (any, error) {
+func runHotLoop(pass *analysis.Pass) {
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		if inTest(pass, fn) {
 			return
@@ -118,7 +110,6 @@ func runHotLoop(pass *analysis.Pass) (any, error) {
 		}
 		walk(body, 0)
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 func costOf(pass *analysis.Pass, call *ast.CallExpr, loops int, perRequest bool) {

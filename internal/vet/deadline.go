@@ -6,20 +6,16 @@ import (
 	"strconv"
 
 	"golang.org/x/tools/go/analysis"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 )
 
 func newDeadline() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "deadline", Doc: "report HTTP and gRPC calls that can wait for ever: no caller gives them a time limit",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runDeadline,
-	}
+	return newAnalyzer("deadline", "report HTTP and gRPC calls that can wait for ever: no caller gives them a time limit", runDeadline)
 }
 
 // runDeadline looks for calls of net/http's own functions and of http.DefaultClient, which
 // have no time limit, in code that serves requests; and for gRPC calls and HTTP requests
 // with context.Background() written into the call.
-func runDeadline(pass *analysis.Pass) (any, error) {
+func runDeadline(pass *analysis.Pass) {
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node) {
 		if inTest(pass, fn) {
 			return
@@ -40,7 +36,6 @@ func runDeadline(pass *analysis.Pass) (any, error) {
 			return true
 		})
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 func report(pass *analysis.Pass, at ast.Node, cause, message string) {

@@ -7,19 +7,15 @@ import (
 	"slices"
 
 	"golang.org/x/tools/go/analysis"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 )
 
 func newNoEnd() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "noend", Doc: "report goroutines that are started for each request and have no way to end",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runNoEnd,
-	}
+	return newAnalyzer("noend", "report goroutines that are started for each request and have no way to end", runNoEnd)
 }
 
 // runNoEnd looks at the go statements of functions that are called once a request, and of
 // those of a type that can be closed: who closes it expects its goroutines to end.
-func runNoEnd(pass *analysis.Pass) (any, error) {
+func runNoEnd(pass *analysis.Pass) {
 	bodies := declared(pass)
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node) {
 		perRequest := slices.ContainsFunc(enclosing(stack), func(f ast.Node) bool { return servesRequests(pass, f) })
@@ -47,7 +43,6 @@ func runNoEnd(pass *analysis.Pass) (any, error) {
 			return true
 		})
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 // known are the bodies of the package's functions, and of function literals that a variable

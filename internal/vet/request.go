@@ -5,20 +5,16 @@ import (
 	"go/types"
 
 	"golang.org/x/tools/go/analysis"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 )
 
 func newRequestContext() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "requestctx", Doc: "report goroutines that keep a request's object or context after the handler has returned",
-		Requires: []*analysis.Analyzer{inspect.Analyzer}, Run: runRequestContext,
-	}
+	return newAnalyzer("requestctx", "report goroutines that keep a request's object or context after the handler has returned", runRequestContext)
 }
 
 // runRequestContext looks at go statements of handlers that do not wait for what they
 // start: whoever then uses the request reads what the server has reused, and its context
 // is cancelled under the work. Left out is what takes only the context, to end with it.
-func runRequestContext(pass *analysis.Pass) (any, error) {
+func runRequestContext(pass *analysis.Pass) {
 	bodies := declared(pass)
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		if inTest(pass, fn) || !servesRequests(pass, fn) || waits(pass, body) {
@@ -42,7 +38,6 @@ func runRequestContext(pass *analysis.Pass) (any, error) {
 			return true
 		})
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 // endsWithIt tells whether a go statement takes nothing of the request but its context, and

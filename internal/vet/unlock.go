@@ -7,15 +7,11 @@ import (
 
 	"golang.org/x/tools/go/analysis"
 	"golang.org/x/tools/go/analysis/passes/ctrlflow"
-	"golang.org/x/tools/go/analysis/passes/inspect"
 	"golang.org/x/tools/go/cfg"
 )
 
 func newMissedUnlock() *analysis.Analyzer {
-	return &analysis.Analyzer{
-		Name: "missedunlock", Doc: "report locks that are still held on some return",
-		Requires: []*analysis.Analyzer{inspect.Analyzer, ctrlflow.Analyzer}, Run: runMissedUnlock,
-	}
+	return newAnalyzer("missedunlock", "report locks that are still held on some return", runMissedUnlock, ctrlflow.Analyzer)
 }
 
 var unlockOf = map[string]string{"Lock": "Unlock", "RLock": "RUnlock"}
@@ -24,7 +20,7 @@ var unlockOf = map[string]string{"Lock": "Unlock", "RLock": "RUnlock"}
 // functions that hand a lock on or take one over by intention: those that never unlock it,
 // that unlock it before they lock it (their caller holds it), and that say in their name
 // that they lock; and a Lock under a condition, whose Unlock is under the same one.
-func runMissedUnlock(pass *analysis.Pass) (any, error) {
+func runMissedUnlock(pass *analysis.Pass) {
 	graphs := pass.ResultOf[ctrlflow.Analyzer].(*ctrlflow.CFGs) //nolint:forcetypeassert // of ctrlflow, by its contract
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, _ []ast.Node) {
 		var graph *cfg.CFG
@@ -61,7 +57,6 @@ func runMissedUnlock(pass *analysis.Pass) (any, error) {
 			return true
 		})
 	})
-	return nil, nil //nolint:nilnil // analyzers without a result return none
 }
 
 // lockCall tells which lock an expression calls a method of, by its text, and which one.

@@ -56,6 +56,17 @@ func Analyzers(rules string) []*analysis.Analyzer {
 	return all
 }
 
+// newAnalyzer makes an analyzer without a result or settings.
+func newAnalyzer(name, doc string, run func(*analysis.Pass), needs ...*analysis.Analyzer) *analysis.Analyzer {
+	return &analysis.Analyzer{
+		Name: name, Doc: doc, Requires: append(needs, inspect.Analyzer),
+		Run: func(pass *analysis.Pass) (any, error) {
+			run(pass)
+			return nil, nil //nolint:nilnil // without a result
+		},
+	}
+}
+
 // functions calls visit for each function with a body, declared or literal, with the nodes
 // that it lies in.
 func functions(pass *analysis.Pass, visit func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node)) {
