@@ -12,8 +12,9 @@ type HeapReport struct {
 	Slope       float64 `json:"slope_bytes_per_minute"`
 	Uncertainty float64 `json:"uncertainty"`
 	Verdict     string  `json:"verdict"` // "growing", "flat" or "unknown"
-	// Kind says what grows: "cache", "map", "slice", "objects", "goroutines", "stacks";
-	// "pacing" where it is flat and the process is large all the same.
+	// Kind says what grows: "cache", "map", "slice", "objects" or "goroutines". Where the
+	// heap is flat, "stacks" says that goroutine stacks grow instead, and "pacing" that
+	// the process is large all the same.
 	Kind        string `json:"kind,omitempty"`
 	Explanation string `json:"explanation,omitempty"`
 	Fix         string `json:"fix,omitempty"`
@@ -73,7 +74,8 @@ func (a *analysis) heap() {
 	if h.Slope, h.Uncertainty, ok = fitLine(minutes, live); !ok {
 		return
 	}
-	h.StackSlope, _, _ = fitLine(minutes, stacks)
+	var stackUncertainty float64
+	h.StackSlope, stackUncertainty, _ = fitLine(minutes, stacks)
 	n := len(live)
 	h.LiveBytes = live[n-1]
 	h.Verdict = "flat"
@@ -87,6 +89,12 @@ func (a *analysis) heap() {
 	a.heapSites()
 	if h.Verdict == "growing" {
 		a.heapKind()
+		return
+	}
+	if h.StackSlope-stackUncertainty > minHeapSlope && stacks[n-1] > stacks[n-2] {
+		h.Kind = "stacks"
+		h.Explanation = fmt.Sprintf("The heap is flat, but goroutine stacks grow by %s a minute, to %s: there are more and more goroutines, or they recurse deeper.", Size(h.StackSlope), Size(stacks[n-1]))
+		h.Fix = "See the leaks, if there are any; else look where goroutines are started without a bound."
 		return
 	}
 	if stats := a.Heaps[n-1].Stats; stats.HeapAlloc > 8<<20 && stats.NextGC > 3*stats.HeapAlloc {

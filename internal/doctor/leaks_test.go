@@ -286,3 +286,37 @@ func TestCompare_TellsWhatWentCameAndIsTheSame(t *testing.T) {
 		t.Fatal("an examination is worse than itself")
 	}
 }
+
+// heapOf is an examination of a program of which only the heap is known.
+func heapOf(live, stacks, nextGC []float64) doctor.HeapReport {
+	c := &doctor.Capture{Target: "told", Window: time.Minute, Started: time.Unix(0, 0)}
+	for i := range live {
+		c.Heaps = append(c.Heaps, doctor.Heap{At: time.Duration(i) * 15 * time.Second, Stats: doctor.MemStats{HeapAlloc: live[i], StackInuse: stacks[i], NextGC: nextGC[i]}})
+	}
+	return doctor.Analyse(c, "").Heap
+}
+
+func TestHeap_TellsGrowthFromNoiseAPlateauStacksAndPacing(t *testing.T) {
+	t.Parallel()
+	const mb = 1 << 20
+	flat, twice := []float64{mb, mb, mb, mb, mb}, []float64{20 * mb, 20 * mb, 20 * mb, 20 * mb, 20 * mb}
+	for name, tc := range map[string]struct {
+		live, stacks, next []float64
+		verdict, kind      string
+	}{
+		"growth":    {[]float64{10 * mb, 12.1 * mb, 13.9 * mb, 16 * mb, 18 * mb}, flat, twice, "growing", "objects"},
+		"noise":     {[]float64{10 * mb, 13 * mb, 9 * mb, 12 * mb, 11 * mb}, flat, twice, "flat", ""},
+		"a plateau": {[]float64{10 * mb, 16 * mb, 19 * mb, 20 * mb, 20 * mb}, flat, []float64{40 * mb, 40 * mb, 40 * mb, 40 * mb, 40 * mb}, "flat", ""},
+		"stacks":    {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, []float64{mb, 3 * mb, 5 * mb, 7 * mb, 9 * mb}, twice, "flat", "stacks"},
+		"pacing":    {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, flat, []float64{90 * mb, 90 * mb, 90 * mb, 90 * mb, 90 * mb}, "flat", "pacing"},
+		"two":       {[]float64{10 * mb, 20 * mb}, flat, twice, "unknown", ""},
+	} {
+		h := heapOf(tc.live, tc.stacks, tc.next)
+		if h.Verdict != tc.verdict || h.Kind != tc.kind {
+			t.Errorf("%s: %+v", name, h)
+		}
+		if name == "growth" && (h.Slope < 7.5*mb || h.Slope > 8.5*mb || h.Uncertainty <= 0 || h.Uncertainty > mb) {
+			t.Errorf("8 MB a minute are told as %.0f ± %.0f", h.Slope, h.Uncertainty)
+		}
+	}
+}

@@ -211,7 +211,7 @@ func (t *text) where(r *doctor.Report) {
 	if r.GC.AllocRate > 0 {
 		t.linef("%sgc%s   %.0f collections/min, %s/s in %.0f objects/s, longest pause %.2f ms", t.c.bold, t.c.off, r.GC.CyclesPerMinute, doctor.Size(r.GC.AllocRate), r.GC.ObjectRate, r.GC.MaxPause)
 	}
-	if r.Heap.Kind == "pacing" {
+	if r.Heap.Verdict == "flat" && r.Heap.Explanation != "" {
 		t.wrap("heap ", r.Heap.Explanation+" "+r.Heap.Fix)
 	}
 }
