@@ -194,7 +194,7 @@ func (c *corpus) start(name, variant string) (url string, stop func(), err error
 type outcome struct {
 	name, variant          string
 	detected, cause, where bool
-	falseAlarm             bool
+	falseAlarm, again      bool // again: found, or not, only by a second look
 	strays                 int // findings of leaks that are none, beside the one to be found
 	took                   time.Duration
 	report                 *doctor.Report
@@ -324,6 +324,15 @@ func TestCorpus_LeaksAreFoundAndMendedTwinsAreNotAccused(t *testing.T) {
 	each(light, atOnce, 2*time.Second, window) // the traps are to reach what they do for good
 	each(heavy, 2, time.Second, window*5/8)
 	lastingRuns.Wait()
+	// What was missed while the machine was shared with other tests gets a second look,
+	// alone and for longer, as who examines would give it. Nobody gets a second chance
+	// not to be accused.
+	for i, o := range outcomes {
+		if o.variant == "leaky" && !o.where && !full {
+			outcomes[i] = c.run(t, job{o.name, o.variant}, 2*time.Second, 2*window, all)
+			outcomes[i].again = true
+		}
+	}
 	judge(t, outcomes)
 }
 
@@ -353,7 +362,7 @@ func jobs(only string) (light, heavy, slow []job) {
 func judge(t *testing.T, outcomes []outcome) {
 	t.Helper()
 	slices.SortFunc(outcomes, func(a, b outcome) int { return strings.Compare(a.name+a.variant, b.name+b.variant) })
-	var leaky, detected, cause, where, fixed, alarms, strays int
+	var leaky, detected, cause, where, fixed, alarms, strays, again int
 	var took time.Duration
 	for _, o := range outcomes {
 		bad := o.falseAlarm
@@ -367,12 +376,14 @@ func judge(t *testing.T, outcomes []outcome) {
 			where += count(o.where)
 			bad = !o.where || o.strays > 0
 			strays += o.strays
+			again += count(o.again)
 		}
 		took = max(took, o.took)
 		if bad || os.Getenv("PENSTOCK_CORPUS_VERBOSE") != "" {
 			t.Log(o)
 		}
 	}
+	t.Logf("%d programs were looked at twice", again)
 	t.Logf("%d leaking programs: %d detected, %d with the right cause, %d with function and line; %d leaks besides that are none; %d others: %d false alarms; at most %.1f s each",
 		leaky, detected, cause, where, strays, fixed, alarms, took.Seconds())
 	if detected*100 < leaky*95 {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// busy runs work for about half of the time, for ever. What it does is what the program
+// busy runs work for two thirds of the time, for ever. What it does is what the program
 // spends its time with.
 func busy(work func()) http.HandlerFunc {
 	go func() {
@@ -26,7 +26,7 @@ func busy(work func()) http.HandlerFunc {
 					work()
 				}
 			}
-			time.Sleep(40 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	}()
 	return func(w http.ResponseWriter, r *http.Request) {}
