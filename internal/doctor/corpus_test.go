@@ -195,7 +195,7 @@ type outcome struct {
 	name, variant          string
 	detected, cause, where bool
 	falseAlarm, again      bool // again: found, or not, only by a second look
-	strays                 int // findings of leaks that are none, beside the one to be found
+	strays                 int  // findings of leaks that are none, beside the one to be found
 	took                   time.Duration
 	report                 *doctor.Report
 }

@@ -62,7 +62,7 @@ func newAnalyzer(name, doc string, run func(*analysis.Pass), needs ...*analysis.
 		Name: name, Doc: doc, Requires: append(needs, inspect.Analyzer),
 		Run: func(pass *analysis.Pass) (any, error) {
 			run(pass)
-			return nil, nil //nolint:nilnil // without a result
+			return nil, nil
 		},
 	}
 }
