@@ -46,7 +46,7 @@ type Leak struct {
 	// Behind are other places where goroutines wait because of this one.
 	Behind []Behind `json:"behind,omitempty"`
 	Stack  []Frame  `json:"stack"`
-	Counts []int    `json:"counts"` // at the times of the examination's dumps
+	Counts []int    `json:"counts"` // with those behind, at the times of the looks
 
 	place *place
 }

@@ -258,6 +258,9 @@ func TestLeaks_TheHolderOfALockIsNamedFirst(t *testing.T) {
 	if l.Cause != doctor.ChanSend || l.Line != 12 || len(l.Behind) != 1 || l.Behind[0].Cause != doctor.Mutex || l.Behind[0].Goroutines != 39 {
 		t.Fatalf("%+v", l)
 	}
+	if l.Counts[0] != 4 || l.Counts[12] != 40 {
+		t.Errorf("the counts leave out who waits: %v", l.Counts)
+	}
 	if !strings.Contains(l.Explanation, "holds a lock") {
 		t.Error(l.Explanation)
 	}

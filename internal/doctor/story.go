@@ -32,6 +32,12 @@ func (f *leakFinder) behind(root, l *Leak, why string) {
 	f.drop(l)
 	root.Behind = append(root.Behind, Behind{Cause: l.Cause, Function: l.Function, File: l.File, Line: l.Line, Goroutines: l.Goroutines, Why: why})
 	root.Behind = append(root.Behind, l.Behind...)
+	if len(root.Counts) == len(l.Counts) {
+		root.Counts = slices.Clone(root.Counts) // the place's own stay as they are
+		for i, n := range l.Counts {
+			root.Counts[i] += n
+		}
+	}
 	root.GrowthPerMinute = max(root.GrowthPerMinute, l.GrowthPerMinute)
 	if rank(l.Confidence) > rank(root.Confidence) {
 		root.Confidence = l.Confidence
