@@ -32,7 +32,7 @@ type doctorCmd struct {
 // doctorAccess are the flags of how to take an examination.
 type doctorAccess struct {
 	Window   time.Duration `help:"For how long to watch." default:"30s"`
-	CPU      time.Duration `help:"How much of it to take a CPU profile; -1s for none. By default a third, at most 10s." name:"cpu" default:"0s"`
+	CPU      time.Duration `help:"How much of it to take a CPU profile; --cpu=-1s for none. By default a third, at most 10s." name:"cpu" default:"0s"`
 	Header   []string      `help:"Header to send, such as \"Authorization: Bearer …\". May be given several times." sep:"none" placeholder:"NAME: VALUE"`
 	CA       string        `help:"File with certificates to trust, in PEM." type:"existingfile" name:"ca" placeholder:"FILE"`
 	Insecure bool          `help:"Accept any certificate."`
