@@ -183,6 +183,26 @@ func TestGuard_AlertsOnceInAWhile(t *testing.T) {
 	}
 }
 
+func TestGuard_SeveralMayLookAtOnce(t *testing.T) {
+	t.Parallel()
+	g := newGuard(t, all)
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for range 100 {
+				stop := make(chan struct{})
+				done := g.Watch(t.Context(), "route")
+				go abandon(stop)
+				done()
+				g.Check()
+				close(stop)
+			}
+		})
+	}
+	looking.Wait()
+	check(g, func([]guard.Leak) bool { return len(g.Check()) == 0 })
+}
+
 func TestGuard_SamplesItsShareAndNilWatchesNothing(t *testing.T) {
 	t.Parallel()
 	cfg := all

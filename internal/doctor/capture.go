@@ -175,6 +175,7 @@ type capturer struct {
 	index  []byte     // the page that lists the profiles
 	mu     sync.Mutex // of Missing, Profiles, Requests and NoAnswers
 	plan   plan
+	paused time.Duration // what dumps have taken
 }
 
 func (c *capturer) since() time.Duration { return time.Since(c.Started) }
@@ -326,7 +327,12 @@ func (c *capturer) takeGoroutines(ctx context.Context, moment int) {
 		c.takeLook(ctx)
 		return
 	}
+	if !last && len(c.Dumps) >= fewLooks-1 && c.paused > time.Duration(2*budget*float64(c.cfg.Window)) {
+		return // there are many more goroutines than when the plan was made
+	}
+	begin := time.Now()
 	c.takeDump(ctx)
+	c.paused += time.Since(begin)
 }
 
 // finishGoroutines takes what is taken once, and says what is not.

@@ -241,7 +241,8 @@ func TestTake_HostileTargetsAreBoundedAndReportsEscaped(t *testing.T) {
 				}
 				return []byte(b.String())
 			}
-			return []byte("# HeapAlloc = 1e999\n# HeapAlloc = -5\n# NumGC = NaN\n")
+			return []byte("# HeapAlloc = 1\n# HeapAlloc = 1e308\n# HeapAlloc = -5\n# NumGC = NaN\n# NextGC = 1e308\n# HeapSys = 1\n# HeapIdle = 1\n# HeapInuse = 1\n# Mallocs = 1\n" +
+				"go_goroutines 1\ngo_sync_mutex_wait_total_seconds_total " + []string{"-1e308", "1e308"}[time.Now().UnixMilli()/500%2] + "\n")
 		},
 	}
 	for name, body := range bodies {

@@ -29,6 +29,9 @@ type MemStats struct {
 	MaxPause      float64 `json:"max_pause_ns"`    // of the last 256 collections
 }
 
+// maxValue bounds what a target may claim, so that sums and slopes stay finite.
+const maxValue = 1e18
+
 // readMemStats reads the end of a heap profile's text, which has lines such as
 // "# HeapAlloc = 4233288".
 func readMemStats(r io.Reader) (MemStats, error) {
@@ -56,7 +59,7 @@ func readMemStats(r io.Reader) (MemStats, error) {
 		}
 		if to := fields[name]; to != nil {
 			value, _, _ = strings.Cut(value, " / ") // "# Stack = 1048576 / 1048576": in use / from the system
-			if v, err := strconv.ParseFloat(value, 64); err == nil && v >= 0 && !math.IsInf(v, 0) {
+			if v, err := strconv.ParseFloat(value, 64); err == nil && v >= 0 && v <= maxValue {
 				*to = v
 				found++
 			}
@@ -126,7 +129,7 @@ func (m *Metrics) line(text string) {
 		return
 	}
 	value, err := strconv.ParseFloat(text[space+1:], 64)
-	if err != nil || math.IsNaN(value) || math.IsInf(value, 0) {
+	if err != nil || !(math.Abs(value) <= maxValue) { //nolint:staticcheck // so that it holds for NaN
 		return
 	}
 	name, labels, _ := strings.Cut(text[:space], "{")

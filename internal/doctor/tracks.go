@@ -195,7 +195,7 @@ func (t *tracks) measure(p *place) growth {
 		if s.born {
 			born++
 		}
-		quarters[min(3, int(4*(came-interval)/max(1, horizon-interval)))]++
+		quarters[max(0, min(3, int(4*(came-interval)/max(1, horizon-interval))))]++ // looks are not quite even
 	}
 	if g.survivors < 3 || born*2 < g.survivors {
 		return g
