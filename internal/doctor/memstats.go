@@ -129,7 +129,7 @@ func (m *Metrics) line(text string) {
 		return
 	}
 	value, err := strconv.ParseFloat(text[space+1:], 64)
-	if err != nil || !(math.Abs(value) <= maxValue) { //nolint:staticcheck // so that it holds for NaN
+	if err != nil || !(math.Abs(value) <= maxValue) { // false for NaN too
 		return
 	}
 	name, labels, _ := strings.Cut(text[:space], "{")
