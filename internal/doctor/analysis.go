@@ -133,9 +133,10 @@ func (a *analysis) timeline() {
 			t.Goroutines = append(t.Goroutines, len(d.Goroutines))
 		}
 	}
-	for _, h := range a.Heaps {
+	for i := range a.Heaps {
+		h := &a.Heaps[i]
 		t.HeapSeconds = append(t.HeapSeconds, h.At.Seconds())
-		t.HeapBytes = append(t.HeapBytes, h.Stats.HeapAlloc)
+		t.HeapBytes = append(t.HeapBytes, h.live())
 		t.StackBytes = append(t.StackBytes, h.Stats.StackInuse)
 		t.Collections = append(t.Collections, h.Stats.NumGC)
 	}

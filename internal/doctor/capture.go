@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -103,10 +102,21 @@ type Dump struct {
 	raw        []byte                // gzipped
 }
 
-// Heap is the memory statistics right after a forced collection.
+// Heap is the memory statistics at a time.
 type Heap struct {
 	At    time.Duration `json:"at_ns"`
 	Stats MemStats      `json:"stats"`
+	// Natural says that no collection was forced for it: what is live is then known of
+	// the target's own last collection, by the profile.
+	Natural bool `json:"natural,omitempty"`
+}
+
+// live is what the last collection left.
+func (h *Heap) live() float64 {
+	if h.Natural {
+		return h.Stats.Profiled
+	}
+	return h.Stats.HeapAlloc
 }
 
 // Count is how many goroutines there were, and how long the target took to say so.
@@ -265,17 +275,8 @@ const (
 	costProof      = "leaks are found by growth and age only, not proven by the runtime (Go 1.26 with GOEXPERIMENT=goroutineleakprofile)"
 )
 
-// The window has so many moments, and the heap is measured at these: not in the first third
-// after the beginning, when a CPU profile is taken and its buffers lie on the heap.
+// moments are the steps of the window.
 const moments = 12
-
-var heapMoments = []int{0, 5, 6, 9, moments}
-
-// largeHeap tells whether collecting takes so long that it is done only as often as a
-// slope needs.
-func (c *capturer) largeHeap() bool {
-	return len(c.Heaps) > 0 && c.Heaps[0].Stats.HeapAlloc > 256<<20
-}
 
 // watch does all that takes the window.
 func (c *capturer) watch(ctx context.Context) {
@@ -300,13 +301,25 @@ func (c *capturer) watch(ctx context.Context) {
 			background.Go(func() { c.takeCPU(ctx) })
 		}
 	}
+	c.makeUp(ctx)
 	c.keep(ctx, "heap-after", "heap", costHeap, maxProfile, 0)
+	c.keep(ctx, "allocs", "allocs", "the saved examination has no profile of allocations of its own", maxProfile, 0)
 	c.edge(ctx, "after")
 	c.finishGoroutines(ctx)
 	background.Wait()
 	if c.cfg.Trace > 0 {
 		c.cfg.Progress(c.cfg.Window, c.cfg.Window, "taking an execution trace")
 		c.keep(ctx, "trace", fmt.Sprintf("trace?seconds=%g", c.cfg.Trace.Seconds()), "no execution trace in the saved examination", maxTrace, c.cfg.Trace)
+	}
+}
+
+// makeUp takes the dumps for which a slow target, or a busy machine, left no time.
+func (c *capturer) makeUp(ctx context.Context) {
+	for !c.plan.looks && len(c.Dumps) < fewLooks && c.since() < c.cfg.Window*3/2 {
+		before := len(c.Dumps)
+		if c.takeDump(ctx); len(c.Dumps) == before {
+			return
+		}
 	}
 }
 
@@ -349,24 +362,6 @@ func (c *capturer) finishGoroutines(ctx context.Context) {
 	if !c.has("goroutineleak") {
 		c.missing("goroutineleak", costProof, errors.New("the target's runtime does not offer it"))
 	}
-}
-
-// takeMemory measures the heap at the moments that are for it.
-func (c *capturer) takeMemory(ctx context.Context, moment int) {
-	if !slices.Contains(heapMoments, moment) || (moment%(moments/2) != 0 && c.largeHeap()) {
-		return
-	}
-	c.takeHeap(ctx)
-	if moment > 0 {
-		return
-	}
-	if !c.largeHeap() {
-		// Pools keep what they hold for one collection more; a large heap is not
-		// collected twice for their little.
-		c.Heaps = nil
-		c.takeHeap(ctx)
-	}
-	c.keep(ctx, "heap-before", "heap", costHeap, maxProfile, 0)
 }
 
 // edge takes what is compared between the beginning and the end.
@@ -453,26 +448,6 @@ func (c *capturer) takeDump(ctx context.Context) {
 		c.missing("goroutine", "the dump is not whole: what stands after the cut is not examined", err)
 	}
 	c.Dumps = append(c.Dumps, Dump{At: at, Truncated: truncated, Goroutines: d.Goroutines, raw: packed.Bytes()})
-}
-
-func (c *capturer) takeHeap(ctx context.Context) {
-	body, err := c.target.open(ctx, "heap?gc=1&debug=1", maxText, 30*time.Second)
-	if err != nil {
-		c.count(err)
-		if ctx.Err() == nil {
-			c.missing("heap", costHeap, err)
-		}
-		return
-	}
-	at := c.since() // after the headers: the collection is done
-	stats, err := readMemStats(body)
-	err = errors.Join(err, body.Close())
-	c.count(err)
-	if err != nil {
-		c.missing("heap", costHeap, err)
-		return
-	}
-	c.Heaps = append(c.Heaps, Heap{At: at, Stats: stats})
 }
 
 // sleepUntil returns false when ctx ended first.

@@ -164,7 +164,10 @@ func (a *analysis) matchPattern(p pattern, total float64) {
 			}
 			found.Evidence += "; " + evidence
 		}
-		if percent >= p.findPercent && v/1e9 >= 0.2*a.CPU.Seconds {
+		// On a busy machine a program gets less of the cores than it would take: a share
+		// that stands out counts from half of that on.
+		cores := v / 1e9 / a.CPU.Seconds
+		if percent >= p.findPercent && (cores >= 0.2 || (cores >= 0.1 && percent >= 1.5*p.findPercent)) {
 			found.Confidence = Medium
 			if percent >= 2*p.findPercent {
 				found.Confidence = High
@@ -197,9 +200,9 @@ func (a *analysis) callerOf(p pattern, frames []Frame) Frame {
 	return Frame{}
 }
 
-// writesUnderLock confirms that goroutines were seen waiting for a logger's lock, or that
-// the profile of locks saw it.
-func writesUnderLock(a *analysis, _ Frame) (string, bool) {
+// writesUnderLock confirms that goroutines were seen waiting for a logger's lock, or else
+// that logging is for the most part the system call, which loggers make with it held.
+func writesUnderLock(a *analysis, at Frame) (string, bool) {
 	waiting := 0
 	for i := range a.Dumps {
 		for j := range a.Dumps[i].Goroutines {
@@ -211,7 +214,21 @@ func writesUnderLock(a *analysis, _ Frame) (string, bool) {
 			}
 		}
 	}
-	return fmt.Sprintf("%d goroutines were caught waiting for the logger", waiting), waiting >= 3
+	if waiting >= 3 {
+		return fmt.Sprintf("%d goroutines were caught waiting for the logger", waiting), true
+	}
+	isWrite := hasPrefix("os.(*File).Write", "net.(*conn).Write", "syscall.write", "syscall.Write")
+	in := sums(a.cpu, "cpu", func(frames []Frame) Frame {
+		switch {
+		case !slices.ContainsFunc(frames, func(f Frame) bool { return f.Func == at.Func }):
+			return Frame{}
+		case slices.ContainsFunc(frames, func(f Frame) bool { return isWrite(f.Func) }):
+			return Frame{Func: "write"}
+		}
+		return Frame{Func: "other"}
+	})
+	write, other := in[Frame{Func: "write"}], in[Frame{Func: "other"}]
+	return fmt.Sprintf("%.0f %% of it in writing, which the lock is held for", 100*write/max(1, write+other)), write > other
 }
 
 // runsAlways confirms that a goroutine was on a core, or wanted to be, in the same

@@ -45,8 +45,8 @@ func (a *analysis) collector() {
 		if g.ObjectRate > 0 {
 			g.ObjectSize = g.AllocRate / g.ObjectRate
 		}
-		if last.Stats.HeapAlloc > 8<<20 {
-			g.GOGC = 100 * (last.Stats.NextGC/last.Stats.HeapAlloc - 1)
+		if live := last.live(); live > 8<<20 {
+			g.GOGC = 100 * (last.Stats.NextGC/live - 1)
 		}
 		if a.after != nil && a.before != nil {
 			made := minus(sums(a.after, "alloc_objects", a.owned), sums(a.before, "alloc_objects", a.owned))
@@ -90,7 +90,7 @@ func (a *analysis) judgeCollector() {
 	}
 	g.Explanation = fmt.Sprintf("Allocating takes %.0f %% of the CPU time and collecting the garbage %.0f %%, %.0f times a minute: of %s objects a second, of %.0f bytes on average, most are made in %s.",
 		g.AllocPercent, g.Percent, g.CyclesPerMinute, quantity(g.ObjectRate), g.ObjectSize, where)
-	if a.Heaps[len(a.Heaps)-1].Stats.HeapAlloc < 64<<20 {
+	if a.Heaps[len(a.Heaps)-1].live() < 64<<20 {
 		g.Explanation += " The live heap is small, so that little garbage suffices for the next collection."
 		g.Fix = "Raise GOGC, or set GOMEMLIMIT and GOGC=off; and reuse what is allocated most (buffers, slices, sync.Pool)."
 		return

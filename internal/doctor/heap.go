@@ -3,6 +3,8 @@ package doctor
 import (
 	"fmt"
 	"math"
+	"slices"
+	"time"
 )
 
 // HeapReport is how the live heap moves.
@@ -25,9 +27,16 @@ type HeapReport struct {
 	Top        []Site     `json:"top"`
 }
 
-// minHeapSlope is what is never called growth: less is what a program's own statistics,
-// logs and connection buffers do, in bytes a minute.
-const minHeapSlope = 512 << 10
+// What is never called growth: less is what a program's own statistics, logs and connection
+// buffers do.
+const (
+	minHeapSlope  = 512 << 10 // bytes a minute
+	minHeapGrowth = 192 << 10 // bytes
+)
+
+// growthOf is the slope from which a heap with so many live bytes is called growing, in
+// bytes a minute.
+func growthOf(live float64) float64 { return max(minHeapSlope, 0.01*live) }
 
 // studentT90 are the 95th percentiles of Student's t for 1, 2, … degrees of freedom, which
 // give two-sided intervals of 90 % (any table of the distribution).
@@ -64,23 +73,28 @@ func fitLine(x, y []float64) (slope, uncertainty float64, ok bool) {
 func (a *analysis) heap() {
 	h := &a.Heap
 	h.Top, h.Verdict = []Site{}, "unknown"
-	var minutes, live, stacks []float64
-	for _, x := range a.Heaps {
-		minutes = append(minutes, x.At.Minutes())
-		live = append(live, x.Stats.HeapAlloc)
-		stacks = append(stacks, x.Stats.StackInuse)
-	}
-	var ok bool
-	if h.Slope, h.Uncertainty, ok = fitLine(minutes, live); !ok {
+	if len(a.Heaps) == 0 {
 		return
 	}
+	lastHeap := &a.Heaps[len(a.Heaps)-1]
+	h.LiveBytes = lastHeap.live()
+	minutes, live := liveHeaps(a.Heaps)
+	var ok bool
+	if h.Slope, h.Uncertainty, ok = fitLine(minutes, live); !ok {
+		a.boundHeap()
+		return
+	}
+	var at, stacks []float64
+	for i := range a.Heaps {
+		at = append(at, a.Heaps[i].At.Minutes())
+		stacks = append(stacks, a.Heaps[i].Stats.StackInuse)
+	}
 	var stackUncertainty float64
-	h.StackSlope, stackUncertainty, _ = fitLine(minutes, stacks)
+	h.StackSlope, stackUncertainty, _ = fitLine(at, stacks)
 	n := len(live)
-	h.LiveBytes = live[n-1]
 	h.Verdict = "flat"
 	last := (live[n-1] - live[n-2]) / (minutes[n-1] - minutes[n-2])
-	if h.Slope-h.Uncertainty > 0 && h.Slope > max(minHeapSlope, 0.01*live[0]) && last > 0.3*h.Slope && live[n-1]-live[0] > 192<<10 {
+	if h.Slope-h.Uncertainty > 0 && h.Slope > growthOf(live[0]) && last > 0.3*h.Slope && live[n-1]-live[0] > minHeapGrowth && a.isHeld(h.Slope*(minutes[n-1]-minutes[0])) {
 		h.Verdict, h.Confidence = "growing", Medium
 		if h.Uncertainty < h.Slope/2 && n >= 5 {
 			h.Confidence = High
@@ -91,18 +105,73 @@ func (a *analysis) heap() {
 		a.heapKind()
 		return
 	}
-	if h.StackSlope-stackUncertainty > minHeapSlope && stacks[n-1] > stacks[n-2] {
+	if m := len(stacks); h.StackSlope-stackUncertainty > minHeapSlope && stacks[m-1] > stacks[m-2] {
 		h.Kind = "stacks"
-		h.Explanation = fmt.Sprintf("The heap is flat, but goroutine stacks grow by %s a minute, to %s: there are more and more goroutines, or they recurse deeper.", Size(h.StackSlope), Size(stacks[n-1]))
+		h.Explanation = fmt.Sprintf("The heap is flat, but goroutine stacks grow by %s a minute, to %s: there are more and more goroutines, or they recurse deeper.", Size(h.StackSlope), Size(stacks[m-1]))
 		h.Fix = "See the leaks, if there are any; else look where goroutines are started without a bound."
 		return
 	}
-	if stats := a.Heaps[n-1].Stats; stats.HeapAlloc > 8<<20 && stats.NextGC > 3*stats.HeapAlloc {
+	if next := lastHeap.Stats.NextGC; h.LiveBytes > 8<<20 && next > 3*h.LiveBytes {
 		h.Kind = "pacing"
 		h.Explanation = fmt.Sprintf("The live heap is flat at %s, but the next collection comes only at %s: GOGC is about %.0f, so garbage may take that much before it is collected.",
-			Size(stats.HeapAlloc), Size(stats.NextGC), 100*(stats.NextGC/stats.HeapAlloc-1))
+			Size(h.LiveBytes), Size(next), 100*(next/h.LiveBytes-1))
 		h.Fix = "If memory is short, set GOMEMLIMIT to what the process may take; it bounds the garbage and keeps GOGC for the rest of the time."
 	}
+}
+
+// liveHeaps lists what was live after collections, and when they were. Where the target's
+// own serve, all are told by the profile, and by the target's clock.
+func liveHeaps(heaps []Heap) (minutes, live []float64) {
+	natural := slices.ContainsFunc(heaps, func(h Heap) bool { return h.Natural })
+	for i := range heaps {
+		h := &heaps[i]
+		switch {
+		case !natural:
+			minutes = append(minutes, h.At.Minutes())
+			live = append(live, h.Stats.HeapAlloc)
+		case h.Stats.LastGC == 0:
+		default:
+			at := (h.Stats.LastGC - heaps[0].Stats.LastGC) / float64(time.Minute)
+			if n := len(minutes); n == 0 || at > minutes[n-1] {
+				minutes = append(minutes, at)
+				live = append(live, h.Stats.Profiled)
+			}
+		}
+	}
+	return minutes, live
+}
+
+// boundHeap judges a heap of which too few collections are known by what was allocated.
+func (a *analysis) boundHeap() {
+	first, last := &a.Heaps[0], &a.Heaps[len(a.Heaps)-1]
+	minutes := (last.At - first.At).Minutes()
+	if !last.Natural || minutes <= 0 || canHaveGrown(a.Heaps) {
+		return
+	}
+	h := &a.Heap
+	h.Verdict, h.Uncertainty = "flat", max(0, last.Stats.TotalAlloc-first.Stats.TotalAlloc)/minutes
+}
+
+// isHeld tells whether the profile, which knows nothing of garbage, has seen the heap grow.
+// Between a collection and the reading of the statistics the program goes on: one that
+// allocates a gigabyte a second has made ten megabytes of garbage on a busy machine.
+func (a *analysis) isHeld(growth float64) bool {
+	first, last := &a.Heaps[0], &a.Heaps[len(a.Heaps)-1]
+	sampling := last.Stats.Sampling
+	if sampling == 0 {
+		return true // not known
+	}
+	held := last.Stats.Profiled - first.Stats.Profiled
+	if last.Natural || first.Natural {
+		// All is by the profile: what comes and goes is sampled anew each time.
+		return held > math.Sqrt(last.Stats.Profiled*sampling)
+	}
+	const reading = 0.01 // seconds
+	garbage := (last.Stats.TotalAlloc - first.Stats.TotalAlloc) / (last.At - first.At).Seconds() * reading
+	if growth < 8*sampling {
+		return garbage < growth/2 // too little to be sampled well
+	}
+	return held > growth/3
 }
 
 // heapSites lists where what is held now and was not held before has been allocated.
@@ -110,7 +179,11 @@ func (a *analysis) heapSites() {
 	if a.after == nil || a.before == nil || len(a.Heaps) < 2 {
 		return
 	}
-	minutes := (a.Heaps[len(a.Heaps)-1].At - a.Heaps[0].At).Minutes()
+	times, _ := liveHeaps(a.Heaps)
+	if len(times) < 2 {
+		return
+	}
+	minutes := times[len(times)-1] - times[0]
 	grown := minus(sums(a.after, "inuse_space", a.owned), sums(a.before, "inuse_space", a.owned))
 	a.Heap.Top = a.topSites(grown, func(s *Site, v float64) {
 		s.BytesPerMinute = v / minutes

@@ -27,19 +27,26 @@ type MemStats struct {
 	NumForcedGC   float64 `json:"num_forced_gc"`
 	GCCPUFraction float64 `json:"gc_cpu_fraction"` // since the start of the program
 	MaxPause      float64 `json:"max_pause_ns"`    // of the last 256 collections
+	LastGC        float64 `json:"last_gc_ns"`      // Unix time by the target's clock, 0 before the first
+	// Profiled is what the sampled profile estimates to have been live at the last
+	// collection, Sampling the mean distance of its samples; 0 where it is turned off.
+	Profiled float64 `json:"profiled"`
+	Sampling float64 `json:"profile_sampling"`
 }
 
 // maxValue bounds what a target may claim, so that sums and slopes stay finite.
 const maxValue = 1e18
 
-// readMemStats reads the end of a heap profile's text, which has lines such as
-// "# HeapAlloc = 4233288".
+// readMemStats reads a heap profile's text: its records, such as
+// "3: 4128 [97: 133472] @ 0x45d1c6 …", whose stacks are not kept, and its end, which has
+// lines such as "# HeapAlloc = 4233288".
 func readMemStats(r io.Reader) (MemStats, error) {
 	var s MemStats
 	fields := map[string]*float64{
 		"HeapAlloc": &s.HeapAlloc, "HeapSys": &s.HeapSys, "HeapInuse": &s.HeapInuse, "HeapIdle": &s.HeapIdle,
 		"HeapReleased": &s.HeapReleased, "HeapObjects": &s.HeapObjects, "Stack": &s.StackInuse, "TotalAlloc": &s.TotalAlloc,
 		"Mallocs": &s.Mallocs, "NextGC": &s.NextGC, "NumGC": &s.NumGC, "NumForcedGC": &s.NumForcedGC, "GCCPUFraction": &s.GCCPUFraction,
+		"LastGC": &s.LastGC,
 	}
 	found := 0
 	in := bufio.NewScanner(r)
@@ -47,6 +54,7 @@ func readMemStats(r io.Reader) (MemStats, error) {
 	for in.Scan() {
 		rest, ok := strings.CutPrefix(in.Text(), "# ")
 		if !ok {
+			s.addRecord(in.Text())
 			continue
 		}
 		name, value, ok := strings.Cut(rest, " = ")
@@ -72,6 +80,28 @@ func readMemStats(r io.Reader) (MemStats, error) {
 		return s, errors.New("the answer has no memory statistics")
 	}
 	return s, nil
+}
+
+// addRecord takes in a line of the profile. Of what is n bytes large on average, one in
+// 1/(1-e^(-n/sampling)) is sampled (runtime/pprof, scaleHeapSample).
+func (s *MemStats) addRecord(line string) {
+	if _, rate, ok := strings.Cut(line, " @ heap/"); ok && s.Sampling == 0 {
+		if v, err := strconv.ParseFloat(rate, 64); err == nil && v >= 2 && v <= maxValue {
+			s.Sampling = v / 2 // the text says the double
+		}
+		return
+	}
+	objects, rest, ok := strings.Cut(line, ": ")
+	if !ok || s.Sampling == 0 {
+		return
+	}
+	size, _, _ := strings.Cut(rest, " ")
+	n, err1 := strconv.ParseFloat(objects, 64)
+	bytes, err2 := strconv.ParseFloat(size, 64)
+	if err1 != nil || err2 != nil || !(n >= 1) || !(bytes >= 1 && bytes <= maxValue) {
+		return
+	}
+	s.Profiled = min(maxValue, s.Profiled+bytes/-math.Expm1(-bytes/n/s.Sampling))
 }
 
 func largest(list string) float64 {

@@ -9,12 +9,14 @@ import (
 )
 
 func newDeadline() *analysis.Analyzer {
-	return newAnalyzer("deadline", "report HTTP and gRPC calls that can wait for ever: no caller gives them a time limit", runDeadline)
+	a := newAnalyzer("deadline", "report HTTP and gRPC calls that can wait for ever: no caller gives them a time limit", runDeadline)
+	a.FactTypes = []analysis.Fact{new(waitsFor)}
+	return a
 }
 
 // runDeadline looks for calls of net/http's own functions and of http.DefaultClient, which
-// have no time limit, in code that serves requests; and for gRPC calls and HTTP requests
-// with context.Background() written into the call.
+// have no time limit; and for gRPC calls and HTTP requests whose context is, through
+// however many callers, context.Background() as it is.
 func runDeadline(pass *analysis.Pass) {
 	functions(pass, func(fn ast.Node, body *ast.BlockStmt, stack []ast.Node) {
 		if inTest(pass, fn) {
@@ -30,12 +32,11 @@ func runDeadline(pass *analysis.Pass) {
 				report(pass, call, "http-body", "http."+calledFunc(pass, call).Name()+" has no time limit: use a client with a Timeout, or a request with a context")
 			case isDefaultClient(pass, call) && isFunc(pass, call, "net/http", "Client.Get", "Client.Head", "Client.Post", "Client.PostForm"):
 				report(pass, call, "http-body", "http.DefaultClient has no time limit: use a client with a Timeout, or a request with a context")
-			case isStub(pass, call) && len(call.Args) > 0 && isBackground(pass, call.Args[0]):
-				report(pass, call, "select", "this gRPC call has no time limit: hand the caller's context on, or make one with context.WithTimeout")
 			}
 			return true
 		})
 	})
+	followContexts(pass)
 }
 
 func report(pass *analysis.Pass, at ast.Node, cause, message string) {
@@ -68,9 +69,4 @@ func isStub(pass *analysis.Pass, call *ast.CallExpr) bool {
 	}
 	last, ok := sig.Params().At(sig.Params().Len() - 1).Type().(*types.Slice)
 	return ok && isNamed(last.Elem(), "google.golang.org/grpc", "CallOption")
-}
-
-func isBackground(pass *analysis.Pass, e ast.Expr) bool {
-	call, ok := ast.Unparen(e).(*ast.CallExpr)
-	return ok && isFunc(pass, call, "context", "Background", "TODO")
 }
