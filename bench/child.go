@@ -38,6 +38,13 @@ func child(args []string) {
 		}
 		return
 	}
+	if len(args) > 0 && args[0] == targetCommand {
+		if err := targetMain(args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(cli.Main(args, os.Stdout, os.Stderr))
 }
 

@@ -49,6 +49,7 @@ var experiments = []experiment{
 	{"inflight", "one, two and three batches in flight", inFlightExperiment},
 	{"keys", "look-up of fresh idempotency keys with and without the Bloom filter", keysExperiment},
 	{"doctor", "reading and grouping a dump of 100,000 goroutines", doctorExperiment},
+	{"examine", "what an examination costs small and large programs", examineExperiment},
 	{"guard", "what watching requests for leaks costs", guardExperiment},
 	{"maps", "the map of the stock table against others", mapsExperiment},
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,52 +20,87 @@ import (
 	"github.com/penstockhq/penstock/internal/pebbledb"
 )
 
-// storedExperiment measures the same server empty and full.
+// storedExperiment measures a full server against empty ones, in turns, so that what the
+// machine does meanwhile falls on both.
 func storedExperiment(ctx context.Context, o options) error {
 	total := int64(o.scale(2_000_000, 20_000))
-	s, err := fresh()
+	full, filled, settled, err := fill(ctx, total)
 	if err != nil {
 		return err
 	}
-	c := newClient(s.url, connections)
-	if err := c.stock("HOT"); err != nil {
-		return err
-	}
-	measure := func() (single, batched float64, err error) {
-		got, err := c.orders(ctx, connections, o.took, hotOrder, nil)
+	var emptySingle, emptyBatched, fullSingle, fullBatched []float64
+	for range o.scale(3, 1) {
+		empty, err := fresh()
 		if err != nil {
-			return 0, 0, err
+			return err
 		}
-		batched, err = batches(ctx, c, 4, 500, o.took, 0)
-		return got.rate, batched, err
+		single, batched, err := rates(ctx, empty, o)
+		if err = errors.Join(err, empty.discard()); err != nil {
+			return err
+		}
+		emptySingle, emptyBatched = append(emptySingle, single), append(emptyBatched, batched)
+		if _, err := full.settle(ctx); err != nil {
+			return err
+		}
+		if single, batched, err = rates(ctx, full, o); err != nil {
+			return err
+		}
+		fullSingle, fullBatched = append(fullSingle, single), append(fullBatched, batched)
 	}
-	emptySingle, emptyBatched, err := measure()
-	if err != nil {
+	if err := full.discard(); err != nil {
 		return err
 	}
-	begin := time.Now()
-	if _, err := batches(ctx, c, 4, 500, time.Hour, total); err != nil {
-		return err
+	row := func(name string, empty, full []float64) []string {
+		var ratios []string
+		for i := range empty {
+			ratios = append(ratios, fmt.Sprintf("%.2f", full[i]/empty[i]))
+		}
+		return []string{name, count(median(empty)), count(median(full)), fmt.Sprintf("%.2f", median(full)/median(empty)), strings.Join(ratios, " ")}
 	}
-	filled := time.Since(begin)
-	settled, err := s.settle(ctx)
-	if err != nil {
-		return err
-	}
-	fullSingle, fullBatched, err := measure()
-	if err = errors.Join(err, s.discard()); err != nil {
-		return err
-	}
-	row := func(name string, empty, full float64) []string {
-		return []string{name, count(empty), count(full), fmt.Sprintf("%.2f", full/empty)}
-	}
-	table([]string{"orders/s", "empty store", fmt.Sprintf("%s orders stored", count(float64(total))), "ratio"}, [][]string{
+	table([]string{"orders/s, median", "empty store", fmt.Sprintf("%s orders stored", count(float64(total))), "ratio", "turn by turn"}, [][]string{
 		row("POST /v1/orders, 256 connections", emptySingle, fullSingle),
 		row("POST /v1/orders/batch, 500 each", emptyBatched, fullBatched),
 	})
 	fmt.Printf("\nFilling took %.0f s, at %s orders/s; then %.0f s until compaction had caught up.\n",
 		filled.Seconds(), count(float64(total)/filled.Seconds()), settled.Seconds())
 	return nil
+}
+
+// fill starts a server and has it take so many orders.
+func fill(ctx context.Context, total int64) (s *server, filled, settled time.Duration, err error) {
+	if s, err = fresh(); err != nil {
+		return nil, 0, 0, err
+	}
+	c := newClient(s.url, connections)
+	if err := c.stock("HOT"); err != nil {
+		return nil, 0, 0, err
+	}
+	begin := time.Now()
+	if _, err := batches(ctx, c, 4, 500, time.Hour, total); err != nil {
+		return nil, 0, 0, err
+	}
+	filled = time.Since(begin)
+	settled, err = s.settle(ctx)
+	return s, filled, settled, err
+}
+
+// rates measures orders one by one, and in batches of 500.
+func rates(ctx context.Context, s *server, o options) (single, batched float64, err error) {
+	c := newClient(s.url, connections)
+	if err := c.stock("HOT"); err != nil {
+		return 0, 0, err
+	}
+	got, err := c.orders(ctx, connections, o.took, hotOrder, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	batched, err = batches(ctx, c, 4, 500, o.took, 0)
+	return got.rate, batched, err
+}
+
+func median(v []float64) float64 {
+	sorted := slices.Sorted(slices.Values(v))
+	return sorted[len(sorted)/2]
 }
 
 // settle waits until no compaction has run for a second.

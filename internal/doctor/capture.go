@@ -26,13 +26,14 @@ const (
 
 // A dump as text stops the target's world for about 45 µs a goroutine (measured with 100,000
 // goroutines six calls deep on Go 1.26: 4.6 s; the runtime begins anew with a larger buffer
-// until all fits), the binary profile for 2.2 µs. Both may take this part of the window
-// together: 3 % of one core.
+// until all fits), the binary profile takes 4 µs (0.4 s, nine calls deep). Both may take
+// this part of the window together: 3 % of one core.
 const (
 	dumpCost    = 45 * time.Microsecond
-	profileCost = 2200 * time.Nanosecond
+	profileCost = 4 * time.Microsecond
 	budget      = 0.03
-	fewLooks    = 5 // the least that tell growth from a burst
+	fewDumps    = 5 // the least that tell growth from a burst
+	fewLooks    = 3 // the number of all goroutines, known at each moment, tells what is between
 )
 
 // Config of an examination.
@@ -109,6 +110,8 @@ type Heap struct {
 	// Natural says that no collection was forced for it: what is live is then known of
 	// the target's own last collection, by the profile.
 	Natural bool `json:"natural,omitempty"`
+	// Quiet says that the examination asked for nothing since the measurement before.
+	Quiet bool `json:"quiet,omitempty"`
 }
 
 // live is what the last collection left.
@@ -171,11 +174,11 @@ func newPlan(goroutines int, window time.Duration, dump bool) plan {
 	allowed := func(cost time.Duration) int {
 		return int(budget * float64(window) / float64(cost*time.Duration(max(1, goroutines))))
 	}
-	every := func(times int) int { return (moments + max(times, fewLooks) - 2) / (max(times, fewLooks) - 1) }
-	if n := allowed(dumpCost); n >= fewLooks {
+	every := func(times int) int { return (moments + times - 2) / (times - 1) }
+	if n := allowed(dumpCost); n >= fewDumps {
 		return plan{made: true, every: every(n)}
 	}
-	return plan{made: true, every: every(allowed(profileCost) / 2), looks: true, final: dump || allowed(dumpCost) >= 1}
+	return plan{made: true, every: every(max(fewLooks, allowed(profileCost))), looks: true, final: dump || allowed(dumpCost) >= 1}
 }
 
 type capturer struct {
@@ -291,6 +294,7 @@ func (c *capturer) watch(ctx context.Context) {
 			continue // a slow target: what was due meanwhile is left out
 		}
 		c.cfg.Progress(min(at, c.cfg.Window), c.cfg.Window, "watching")
+		c.takeQuietly(ctx, i)
 		c.takeCount(ctx)
 		c.takeGoroutines(ctx, i)
 		if i == 0 {
@@ -315,7 +319,7 @@ func (c *capturer) watch(ctx context.Context) {
 
 // makeUp takes the dumps for which a slow target, or a busy machine, left no time.
 func (c *capturer) makeUp(ctx context.Context) {
-	for !c.plan.looks && len(c.Dumps) < fewLooks && c.since() < c.cfg.Window*3/2 {
+	for !c.plan.looks && len(c.Dumps) < fewDumps && c.since() < c.cfg.Window*3/2 {
 		before := len(c.Dumps)
 		if c.takeDump(ctx); len(c.Dumps) == before {
 			return
@@ -340,7 +344,7 @@ func (c *capturer) takeGoroutines(ctx context.Context, moment int) {
 		c.takeLook(ctx)
 		return
 	}
-	if !last && len(c.Dumps) >= fewLooks-1 && c.paused > time.Duration(2*budget*float64(c.cfg.Window)) {
+	if !last && len(c.Dumps) >= fewDumps-1 && c.paused > time.Duration(2*budget*float64(c.cfg.Window)) {
 		return // there are many more goroutines than when the plan was made
 	}
 	begin := time.Now()

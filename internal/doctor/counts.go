@@ -14,7 +14,7 @@ import (
 
 // This file finds leaks in targets with so many goroutines that their text cannot be asked
 // for again and again: to print it the runtime stops the world, about 45 µs a goroutine.
-// The binary profile takes a twentieth of that. It has stacks and how many goroutines are
+// The binary profile takes less than a tenth of that. It has stacks and how many goroutines are
 // in each, without numbers, ages and creators, so that growth is all there is to go by.
 
 // Look is the binary profile of the goroutines at a time.
@@ -110,16 +110,25 @@ func codeOf(profiles []*profile.Profile) code {
 	return newCode(gs)
 }
 
-// judgeCounts decides on a place by its counts alone.
-func (f *leakFinder) judgeCounts(p *place, window time.Duration) {
+// judgeCounts decides on a place by its counts alone. Where there are only a few, the
+// number of all goroutines tells what happened between them, if most of its growth is this
+// place's.
+func (f *leakFinder) judgeCounts(p *place, c *Capture) {
 	k := len(p.counts) - 1
 	net := p.counts[k] - p.counts[0]
-	if k < 3 || net < 20 || p.cause == Spin || f.ownedByClients(p) {
+	if k < fewLooks-1 || net < 20 || p.cause == Spin || f.ownedByClients(p) {
 		return
 	}
+	steps, confidence := p.counts, High
+	if k < fewDumps-1 {
+		steps, confidence = totals(c), Medium
+		if n := len(steps); n < fewDumps || net*2 < steps[n-1]-steps[0] {
+			return
+		}
+	}
 	rises, falls := 0, 0
-	for i := range k {
-		if d := p.counts[i+1] - p.counts[i]; d > 0 {
+	for i := range len(steps) - 1 {
+		if d := steps[i+1] - steps[i]; d > 0 {
 			rises++
 		} else {
 			falls -= d
@@ -127,15 +136,23 @@ func (f *leakFinder) judgeCounts(p *place, window time.Duration) {
 	}
 	late := p.counts[k] - p.counts[k/2]
 	early := p.counts[k/2] - p.counts[0]
-	if falls*20 > net || rises*5 < k*4 || late*3 < early {
+	if falls*20 > net || rises*5 < (len(steps)-1)*4 || late*3 < early {
 		return
 	}
-	confidence := Medium
-	if rises == k && late*2 >= early && early*2 >= late && net >= 50 {
-		confidence = High
+	if rises < len(steps)-1 || late*2 < early || early*2 < late || net < 50 {
+		confidence = Medium
 	}
-	f.add(p, p.counts[k], growth{perMinute: float64(net) / window.Minutes()}, confidence,
-		fmt.Sprintf("their number rose in %d of %d steps through the window, and fell by %d in all", rises, k, falls))
+	f.add(p, p.counts[k], growth{perMinute: float64(net) / c.Window.Minutes()}, confidence,
+		fmt.Sprintf("their number rose by %d through the window, in %d of %d steps, and fell by %d in all", net, rises, len(steps)-1, falls))
+}
+
+// totals are the numbers of all goroutines.
+func totals(c *Capture) []int {
+	all := make([]int, len(c.Counts))
+	for i, n := range c.Counts {
+		all[i] = n.Goroutines
+	}
+	return all
 }
 
 // addAges completes leaks that were found by counts with what one dump tells.

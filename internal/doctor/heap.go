@@ -100,6 +100,9 @@ func (a *analysis) heap() {
 			h.Confidence = High
 		}
 	}
+	if a.Heaps[0].Natural && h.Verdict == "flat" && h.Slope+h.Uncertainty > 10*growthOf(h.LiveBytes) {
+		h.Verdict = "unknown" // the collections before the window were of another time of its life
+	}
 	a.heapSites()
 	if h.Verdict == "growing" {
 		a.heapKind()
@@ -143,13 +146,10 @@ func liveHeaps(heaps []Heap) (minutes, live []float64) {
 
 // boundHeap judges a heap of which too few collections are known by what was allocated.
 func (a *analysis) boundHeap() {
-	first, last := &a.Heaps[0], &a.Heaps[len(a.Heaps)-1]
-	minutes := (last.At - first.At).Minutes()
-	if !last.Natural || minutes <= 0 || canHaveGrown(a.Heaps) {
-		return
+	rate, ok := ownRate(a.Heaps)
+	if last := &a.Heaps[len(a.Heaps)-1]; ok && last.Natural && !canHaveGrown(a.Heaps) {
+		a.Heap.Verdict, a.Heap.Uncertainty = "flat", rate
 	}
-	h := &a.Heap
-	h.Verdict, h.Uncertainty = "flat", max(0, last.Stats.TotalAlloc-first.Stats.TotalAlloc)/minutes
 }
 
 // isHeld tells whether the profile, which knows nothing of garbage, has seen the heap grow.
@@ -194,6 +194,12 @@ func (a *analysis) heapSites() {
 // heapKind says what grows.
 func (a *analysis) heapKind() {
 	h := &a.Heap
+	if l := a.holdsGrowth(); l != nil {
+		h.Kind = "goroutines"
+		h.Explanation = fmt.Sprintf("The growth of %s a minute is what the leaking goroutines in %s hold; it ends with them.", Size(h.Slope), ShortName(l.Function))
+		h.Fix = "Mend the leak of goroutines first."
+		return
+	}
 	if len(h.Top) == 0 {
 		h.Kind = "objects"
 		h.Explanation = fmt.Sprintf("What is left after each collection grows by %s a minute, too little in this window for the sampled profile to say where it was allocated.", Size(h.Slope))
@@ -204,14 +210,6 @@ func (a *analysis) heapKind() {
 	where := ShortName(top.Function)
 	_, fillsMap := a.src.allocatesFor(Frame{Func: top.Function, File: top.File, Line: top.Line})
 	sites := top.BytesPerMinute
-	for _, l := range a.Leaks {
-		if l.Confidence != Low && (l.Function == top.Function || l.CreatedBy.Func == top.Function || h.StackSlope > h.Slope) {
-			h.Kind = "goroutines"
-			h.Explanation = fmt.Sprintf("The growth of %s a minute is what the leaking goroutines in %s hold; it ends with them.", Size(h.Slope), ShortName(l.Function))
-			h.Fix = "Mend the leak of goroutines first."
-			return
-		}
-	}
 	switch {
 	case top.What == "map":
 		h.Kind = "map"
@@ -230,6 +228,31 @@ func (a *analysis) heapKind() {
 		h.Explanation = fmt.Sprintf("%s makes objects that stay reachable, %s a minute: something keeps a list of them, or small parts keep large buffers alive.", where, Size(sites))
 		h.Fix = "Look for what holds them: a package variable, a list of callbacks, a context, or a small slice or string of a large buffer (strings.Clone, bytes.Clone)."
 	}
+}
+
+// holdsGrowth finds the leak whose goroutines hold what the heap grows by, if one does.
+func (a *analysis) holdsGrowth() *Leak {
+	const little = 64 << 10 // that a goroutine may hold without its site being known
+	h := &a.Heap
+	for _, l := range a.Leaks {
+		if l.Confidence == Low || l.GrowthPerMinute <= 0 {
+			continue
+		}
+		if h.StackSlope > h.Slope {
+			return l
+		}
+		if len(h.Top) == 0 {
+			if h.Slope < little*l.GrowthPerMinute {
+				return l
+			}
+			continue
+		}
+		// What is put into a map or a list is held by that, wherever it stands.
+		if top := h.Top[0]; top.What == "" && (l.Function == top.Function || l.CreatedBy.Func == top.Function) {
+			return l
+		}
+	}
+	return nil
 }
 
 func (a *analysis) heapFinding() {

@@ -72,13 +72,13 @@ type leakFinder struct {
 }
 
 // findLeaks lists the leaks, the worst first.
-func findLeaks(t *tracks, src *sources, profiles, looks []*profile.Profile, window time.Duration) []*Leak {
+func findLeaks(t *tracks, src *sources, profiles, looks []*profile.Profile, c *Capture) []*Leak {
 	f := &leakFinder{tracks: t, src: src, profiles: profiles, seen: map[*place]bool{}}
 	switch {
 	case len(looks) > 1:
 		t.code = codeOf(looks)
 		for _, p := range sortedPlaces(countPlaces(looks, t.code)) {
-			f.judgeCounts(p, window)
+			f.judgeCounts(p, c)
 		}
 		if len(t.dumps) > 0 {
 			f.addAges(t.dumps[len(t.dumps)-1])

@@ -220,6 +220,34 @@ func TestLeaks_OneAMinuteIsFoundWhereTheRuntimeCountsEverySecondMinute(t *testin
 	}
 }
 
+func TestLeaks_OneAMinuteIsFoundByItsNumbersWhereFewAgesAreKnown(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		ids     []int
+		beside  bool // something that reads from a connection, started by the same goroutine
+		leaking bool
+	}{
+		"one by one, to this day":      {ids: []int{100, 2100, 4000, 6200, 8100}, leaking: true},
+		"at once":                      {ids: []int{100, 101, 117, 118, 133}},
+		"while a pool grew":            {ids: []int{100, 700, 1300, 1900, 2500}},
+		"beside connections that last": {ids: []int{100, 2100, 4000, 6200, 8100}, beside: true},
+	} {
+		w := newWorld()
+		r := w.watch(t, func(look int) {
+			w.put(9000, "sleep", 0, "shop.idle", "/src/t.go:9", "main.main", 1)
+			for i, id := range tc.ids {
+				w.put(id, "select", []int{3, 3, 3, 2, 2}[i], "shop.write", "/src/a.go:3", "shop.serve", id-1)
+				if tc.beside {
+					w.put(id+1, "IO wait", []int{3, 3, 3, 2, 2}[i], "shop.read", "/src/a.go:9", "shop.serve", id-1)
+				}
+			}
+		})
+		if leaking := len(r.Failing([]doctor.Kind{doctor.KindLeak})) > 0; leaking != tc.leaking {
+			t.Errorf("%s: leaking is %t: %v", name, leaking, r.Findings)
+		}
+	}
+}
+
 func TestLeaks_BeforeGo120LocksAreToldByTheirFrames(t *testing.T) {
 	t.Parallel()
 	w := newWorld()

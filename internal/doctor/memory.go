@@ -18,6 +18,10 @@ import (
 // when a CPU profile is taken and its buffers lie on the heap.
 var heapMoments = []int{0, 5, 6, 9, moments}
 
+// quietSteps begin where the target's own rate of allocation is measured: between two
+// readings with nothing else of the examination in between.
+var quietSteps = []int{4, 10}
+
 // largeHeap is from where on a collection costs too much to be forced for each measurement:
 // about 0.1 s of CPU time.
 const largeHeap = 256 << 20
@@ -27,23 +31,34 @@ func (c *capturer) sparing() bool {
 	return len(c.Heaps) > 0 && c.Heaps[0].Natural
 }
 
+// takeQuietly reads the statistics at the end of a quiet step, before anything else is
+// asked at that moment.
+func (c *capturer) takeQuietly(ctx context.Context, moment int) {
+	if c.sparing() && slices.Contains(quietSteps, moment-1) {
+		before := len(c.Heaps)
+		if c.takeHeap(ctx, false); len(c.Heaps) > before {
+			c.Heaps[before].Quiet = true
+		}
+	}
+}
+
 // takeMemory measures the heap at the moments that are for it.
 func (c *capturer) takeMemory(ctx context.Context, moment int) {
-	if !slices.Contains(heapMoments, moment) {
-		return
-	}
 	if moment == 0 {
 		c.firstHeap(ctx)
 		c.keep(ctx, "heap-before", "heap", costHeap, maxProfile, 0)
 		return
 	}
+	due := slices.Contains(heapMoments, moment)
 	if !c.sparing() {
-		if moment%(moments/2) == 0 || len(c.Heaps) == 0 || c.Heaps[0].Stats.HeapAlloc < largeHeap {
+		if due && (moment%(moments/2) == 0 || len(c.Heaps) == 0 || c.Heaps[0].Stats.HeapAlloc < largeHeap) {
 			c.takeHeap(ctx, true)
 		}
 		return
 	}
-	c.takeHeap(ctx, false)
+	if due || slices.Contains(quietSteps, moment) {
+		c.takeHeap(ctx, false)
+	}
 	wanted := map[int]int{moments / 2: 2, moments: 3}[moment]
 	if collections(c.Heaps) < wanted && canHaveGrown(c.Heaps) {
 		c.takeHeap(ctx, true)
@@ -57,8 +72,8 @@ func (c *capturer) firstHeap(ctx context.Context) {
 		return
 	}
 	s := c.Heaps[0].Stats
-	if s.HeapAlloc >= largeHeap && s.LastGC > 0 && s.Profiled >= s.HeapAlloc/10 {
-		return
+	if s.HeapAlloc >= largeHeap && s.LastGC > 0 && s.Profiled >= 0.4*s.HeapAlloc {
+		return // else the last collection was before most of it was made, or there is no profile
 	}
 	times := 2 // pools keep what they hold for one collection more
 	if s.HeapAlloc >= largeHeap {
@@ -81,12 +96,29 @@ func collections(heaps []Heap) int {
 	return len(ends)
 }
 
-// canHaveGrown tells whether so much was allocated between the first measurement and the
-// last that the heap could have grown by what is called growth.
+// canHaveGrown tells whether the target allocates so much that its heap could have grown
+// by what is called growth. What the examination makes it allocate is left out: to list
+// 100,000 goroutines takes more than many a program does meanwhile.
 func canHaveGrown(heaps []Heap) bool {
 	first, last := &heaps[0], &heaps[len(heaps)-1]
-	allocated := last.Stats.TotalAlloc - first.Stats.TotalAlloc
-	return allocated > max(minHeapGrowth, growthOf(first.live())*(last.At-first.At).Minutes())
+	threshold := max(minHeapGrowth, growthOf(first.live())*(last.At-first.At).Minutes())
+	if last.Stats.TotalAlloc-first.Stats.TotalAlloc < threshold {
+		return false
+	}
+	rate, ok := ownRate(heaps)
+	return !ok || rate*(last.At-first.At).Minutes() > threshold
+}
+
+// ownRate is how fast the target allocates of its own, in bytes a minute.
+func ownRate(heaps []Heap) (rate float64, ok bool) {
+	var bytes, minutes float64
+	for i := 1; i < len(heaps); i++ {
+		if heaps[i].Quiet {
+			bytes += max(0, heaps[i].Stats.TotalAlloc-heaps[i-1].Stats.TotalAlloc)
+			minutes += (heaps[i].At - heaps[i-1].At).Minutes()
+		}
+	}
+	return bytes / max(minutes, 1e-9), minutes > 0
 }
 
 func (c *capturer) takeHeap(ctx context.Context, collect bool) {

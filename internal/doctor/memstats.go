@@ -35,7 +35,7 @@ type MemStats struct {
 }
 
 // maxValue bounds what a target may claim, so that sums and slopes stay finite.
-const maxValue = 1e18
+const maxValue = 1e19
 
 // readMemStats reads a heap profile's text: its records, such as
 // "3: 4128 [97: 133472] @ 0x45d1c6 …", whose stacks are not kept, and its end, which has

@@ -131,7 +131,7 @@ func Analyse(c *Capture, source string) *Report {
 	}
 	a := &analysis{Capture: c, Report: r, src: newSources(source), tracks: newTracks(c.Dumps)}
 	a.before, a.after, a.cpu = a.profile("heap-before"), a.profile("heap-after"), a.profile("cpu")
-	r.Leaks = append(r.Leaks, findLeaks(a.tracks, a.src, compact(a.after, a.cpu), a.looks(), c.Window)...)
+	r.Leaks = append(r.Leaks, findLeaks(a.tracks, a.src, compact(a.after, a.cpu), a.looks(), c)...)
 	a.heap()
 	a.cpuTime()
 	a.contention()

@@ -189,11 +189,12 @@ func (s *sources) allocatesFor(f Frame) (what string, within bool) {
 		if !ok || fn.Body == nil || set.Position(fn.Pos()).Line > f.Line || set.Position(fn.End()).Line < f.Line {
 			continue
 		}
+		lists := listsOf(fn)
 		ast.Inspect(fn.Body, func(n ast.Node) bool {
 			if n == nil {
 				return false
 			}
-			fills := fillsMap(n)
+			fills := fillsMap(n, lists)
 			within = within || fills
 			if set.Position(n.Pos()).Line == f.Line {
 				what = allocation(n, what, fills)
@@ -204,16 +205,62 @@ func (s *sources) allocatesFor(f Frame) (what string, within bool) {
 	return what, within
 }
 
-// fillsMap tells whether a statement puts something under a key or an index.
-func fillsMap(n ast.Node) bool {
+// fillsMap tells whether a statement puts something under a key. lists are the variables
+// that are known to have indexes instead.
+func fillsMap(n ast.Node, lists map[string]bool) bool {
 	as, ok := n.(*ast.AssignStmt)
 	if !ok {
 		return false
 	}
 	return slices.ContainsFunc(as.Lhs, func(to ast.Expr) bool {
-		_, ok := to.(*ast.IndexExpr)
-		return ok
+		index, ok := to.(*ast.IndexExpr)
+		if !ok {
+			return false
+		}
+		name, ok := index.X.(*ast.Ident)
+		return !ok || !lists[name.Name]
 	})
+}
+
+// listsOf names the variables that a function declares as arrays or slices.
+func listsOf(fn *ast.FuncDecl) map[string]bool {
+	lists := map[string]bool{}
+	note := func(names []*ast.Ident, typ ast.Expr) {
+		if _, ok := typ.(*ast.ArrayType); ok {
+			for _, name := range names {
+				lists[name.Name] = true
+			}
+		}
+	}
+	ast.Inspect(fn, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field:
+			note(n.Names, n.Type)
+		case *ast.ValueSpec:
+			note(n.Names, n.Type)
+		case *ast.AssignStmt:
+			for i, value := range n.Rhs {
+				if name, ok := n.Lhs[i].(*ast.Ident); ok {
+					note([]*ast.Ident{name}, madeType(value))
+				}
+			}
+		}
+		return true
+	})
+	return lists
+}
+
+// madeType is the type that make, or a literal, is written with; nil for all else.
+func madeType(value ast.Expr) ast.Expr {
+	switch value := value.(type) {
+	case *ast.CompositeLit:
+		return value.Type
+	case *ast.CallExpr:
+		if fn, ok := value.Fun.(*ast.Ident); ok && fn.Name == "make" && len(value.Args) > 0 {
+			return value.Args[0]
+		}
+	}
+	return nil
 }
 
 // allocation says what a node of the line makes room for, given what those before it did.

@@ -161,7 +161,7 @@ type growth struct {
 // so that who is left is younger than those who went.
 func (t *tracks) measure(p *place) growth {
 	k := len(t.times) - 1
-	if k < fewLooks-1 {
+	if k < fewDumps-1 {
 		return growth{}
 	}
 	window := t.times[k] - t.times[0]
@@ -278,16 +278,64 @@ func (t *tracks) ageing(p *place) (leaking, certain bool) {
 			inversions++
 		}
 	}
-	if orphans*5 < len(old)*4 {
+	if orphans*5 < len(old)*4 || t.besideConnections(old) {
 		return false, false
 	}
 	stuck := p.cause == ChanSend || p.cause == WaitGroup || p.cause.isLock()
 	switch {
 	case len(ages) >= 3 && old[0].g.Minutes >= 2 && inversions*20 <= len(old):
 		return true, len(ages) >= 5 && len(old) >= 5
+	case len(ages) == 2 && old[0].g.Minutes >= 2 && inversions == 0 && t.spreadOut(old):
+		return true, false
 	case stuck && old[len(old)-1].g.Minutes >= 2:
 		// Nobody parks by design where it is somebody else's turn to act.
 		return true, false
 	}
 	return false, false
+}
+
+// spreadOut tells from the numbers of goroutines whether they came one by one through the
+// life of a program in which others came and went between them, up to now. Those of a pool
+// were started at once, or while it filled. This helps where few ages are known, as in a
+// quiet program. stays are in the order of their numbers.
+func (t *tracks) spreadOut(stays []stay) bool {
+	// Processors take numbers in bundles of 16, so that those of the same moment differ too.
+	const apart = 500
+	if len(stays) < 4 {
+		return false
+	}
+	newest := stays[len(stays)-1].id
+	for id := range t.last {
+		newest = max(newest, id)
+	}
+	half := (newest - stays[0].id) / 2
+	for i := range stays {
+		next := newest
+		if i+1 < len(stays) {
+			next = stays[i+1].id
+		}
+		gap := next - stays[i].id
+		if gap > half || (gap < apart && i+1 < len(stays)) {
+			return false
+		}
+	}
+	return true
+}
+
+// besideConnections tells whether most of those who stay have a sibling, started by the
+// same goroutine, that reads from a connection: they last for as long as that does.
+func (t *tracks) besideConnections(stays []stay) bool {
+	reads := map[uint64]bool{}
+	for _, g := range t.last {
+		if g.Creator > 1 && causeOf(g.State, g.Stack.Frames) == IO {
+			reads[g.Creator] = true
+		}
+	}
+	beside := 0
+	for _, s := range stays {
+		if reads[s.g.Creator] {
+			beside++
+		}
+	}
+	return beside*2 > len(stays)
 }
