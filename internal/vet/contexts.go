@@ -192,7 +192,7 @@ func (o origins) trace(e ast.Expr, visiting []types.Object) origin {
 		case isBackground(o.pass, call):
 			return origin{kind: originBackground}
 		case len(call.Args) > 0 && (isFunc(o.pass, call, "context", "WithValue") ||
-			isFunc(o.pass, call, "google.golang.org/grpc/metadata", "AppendToOutgoingContext", "NewOutgoingContext")):
+			isFunc(o.pass, call, grpcPath+"/metadata", "AppendToOutgoingContext", "NewOutgoingContext")):
 			return o.trace(call.Args[0], visiting)
 		}
 		return origin{}

@@ -60,13 +60,21 @@ func isDefaultClient(pass *analysis.Pass, call *ast.CallExpr) bool {
 	return ok && v.Pkg() != nil && v.Pkg().Path() == "net/http" && v.Name() == "DefaultClient"
 }
 
-// isStub recognises a method that gRPC generated for a client: its last parameter is
-// ...grpc.CallOption.
+// isStub recognises a call that gRPC makes: of a method with ...grpc.CallOption as its last
+// parameter, of the interface that gRPC generated for a client or of a connection itself.
+// Whatever wraps such a call is judged by what it does with its context.
 func isStub(pass *analysis.Pass, call *ast.CallExpr) bool {
-	sig, ok := pass.TypesInfo.TypeOf(call.Fun).(*types.Signature)
-	if !ok || !sig.Variadic() {
+	fn := calledFunc(pass, call)
+	if fn == nil || fn.Signature().Recv() == nil || !fn.Signature().Variadic() {
 		return false
 	}
-	last, ok := sig.Params().At(sig.Params().Len() - 1).Type().(*types.Slice)
-	return ok && isNamed(last.Elem(), "google.golang.org/grpc", "CallOption")
+	recv := fn.Signature().Recv().Type()
+	if !types.IsInterface(recv) && !isNamed(recv, grpcPath, "ClientConn") {
+		return false
+	}
+	params := fn.Signature().Params()
+	last, ok := params.At(params.Len() - 1).Type().(*types.Slice)
+	return ok && isNamed(last.Elem(), grpcPath, "CallOption")
 }
+
+const grpcPath = "google.golang.org/grpc"

@@ -70,6 +70,14 @@ func PriceWithin(url string) error {
 	return err
 }
 
+func (s *Service) within(ctx context.Context, sku string, opts ...grpc.CallOption) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s.Stub.Reserve(ctx, sku, opts...)
+}
+
+func (s *Service) Later(sku string) { s.within(context.Background(), sku) }
+
 func (s *Service) Now(sku string) {
 	ctx := context.Background()
 	s.Stub.Reserve(ctx, sku) // want `select: this call of gRPC's Reserve has no time limit`
