@@ -264,6 +264,9 @@ func TestPostgres_NothingAcknowledgedIsLostWhenTheServerIsKilledOrConnectionsAre
 		if err := server.Restart(ctx); err != nil {
 			t.Fatal(err)
 		}
+		back := time.Now()
+		c.acknowledge(1)
+		t.Logf("the first order was acknowledged %v after the server's return", time.Since(back).Round(time.Millisecond))
 	}
 	c.acknowledge(20)
 	c.leave(servers[1])

@@ -27,6 +27,8 @@ var ErrNotInstalled = errors.New("PostgreSQL is not installed: initdb and postgr
 
 // Config of a Server. The zero value is ready for use.
 type Config struct {
+	// Parent is where the server's folder is made. Defaults to the system's temporary files.
+	Parent string
 	// Settings are lines of postgresql.conf, such as "max_connections": "200".
 	Settings map[string]string
 }
@@ -45,6 +47,9 @@ type Server struct {
 // find returns the folder of the newest installed binaries.
 func find() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real // where the others are
+		}
 		return filepath.Dir(path), nil
 	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb") // the pattern is right
@@ -62,11 +67,32 @@ func version(path string) int {
 
 // Start makes a cluster and starts a server on it. It takes a second or two.
 func Start(ctx context.Context, cfg Config) (s *Server, err error) {
+	return create(ctx, cfg, func(s *Server) *exec.Cmd {
+		return s.command(ctx, "initdb", "--pgdata", s.data(), "--username", "postgres", "--auth", "trust",
+			"--encoding", "UTF8", "--locale", "C", "--no-sync")
+	})
+}
+
+// Standby makes a copy of s that follows what s commits, with the settings of cfg.
+func (s *Server) Standby(ctx context.Context, cfg Config) (*Server, error) {
+	return create(ctx, cfg, func(standby *Server) *exec.Cmd {
+		return standby.command(ctx, "pg_basebackup", "--dbname", s.URL("postgres"), "--pgdata", standby.data(),
+			"--write-recovery-conf", "--checkpoint", "fast", "--no-sync")
+	})
+}
+
+// Promote makes a standby a primary and returns when it is one.
+func (s *Server) Promote(ctx context.Context) error {
+	return s.exec(ctx, "SELECT pg_promote()")
+}
+
+// create makes a folder, has cluster fill it, and starts a server on it.
+func create(ctx context.Context, cfg Config, cluster func(*Server) *exec.Cmd) (s *Server, err error) {
 	bin, err := find()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "penstock-postgres-")
+	dir, err := os.MkdirTemp(cfg.Parent, "penstock-postgres-")
 	if err != nil {
 		return nil, fmt.Errorf("private PostgreSQL: %w", err)
 	}
@@ -82,10 +108,9 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 	if s.port, err = freePort(ctx); err != nil {
 		return nil, err
 	}
-	out, err := s.command(ctx, "initdb", "--pgdata", s.data(), "--username", "postgres", "--auth", "trust",
-		"--encoding", "UTF8", "--locale", "C", "--no-sync").CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("private PostgreSQL: initdb: %w: %s", err, bytes.TrimSpace(out))
+	cmd := cluster(s)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("private PostgreSQL: %s: %w: %s", filepath.Base(cmd.Path), err, bytes.TrimSpace(out))
 	}
 	if err := s.Restart(ctx); err != nil {
 		return nil, err
@@ -127,7 +152,7 @@ func (s *Server) Restart(ctx context.Context) error {
 }
 
 func (s *Server) start(ctx context.Context) error {
-	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1"}
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"}
 	for name, value := range s.settings {
 		args = append(args, "-c", name+"="+value)
 	}
@@ -173,15 +198,37 @@ func (s *Server) ready(ctx context.Context) error {
 
 // Create makes an empty database.
 func (s *Server) Create(ctx context.Context, database string) (url string, err error) {
-	conn, err := pgx.Connect(ctx, s.URL("postgres"))
-	if err != nil {
-		return "", fmt.Errorf("private PostgreSQL: %w", err)
-	}
-	_, err = conn.Exec(ctx, "CREATE DATABASE "+pgx.Identifier{database}.Sanitize())
-	if err = errors.Join(err, conn.Close(ctx)); err != nil {
+	if err := s.exec(ctx, "CREATE DATABASE "+pgx.Identifier{database}.Sanitize()); err != nil {
 		return "", fmt.Errorf("create database %s: %w", database, err)
 	}
 	return s.URL(database), nil
+}
+
+// Set changes a setting for good without a restart.
+func (s *Server) Set(ctx context.Context, name, value string) error {
+	if err := s.exec(ctx, "ALTER SYSTEM SET "+pgx.Identifier{name}.Sanitize()+" = '"+strings.ReplaceAll(value, "'", "''")+"'"); err != nil {
+		return err
+	}
+	return s.exec(ctx, "SELECT pg_reload_conf()")
+}
+
+func (s *Server) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, s.URL("postgres"))
+	if err != nil {
+		return fmt.Errorf("private PostgreSQL: %w", err)
+	}
+	_, err = conn.Exec(ctx, sql)
+	return errors.Join(err, conn.Close(ctx))
+}
+
+// Exited tells whether the server has ended.
+func (s *Server) Exited() bool {
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // Kill ends the server and every process of it at once, as a crash would.
@@ -195,10 +242,8 @@ func (s *Server) Stop() error {
 }
 
 func (s *Server) signal(sig os.Signal) error {
-	select {
-	case <-s.exited:
+	if s.Exited() {
 		return nil
-	default:
 	}
 	if sig == os.Kill {
 		s.killAll()

@@ -74,14 +74,33 @@ func Database(t testing.TB) string {
 // Server returns a server of the test's own, which it may kill.
 func Server(t testing.TB) *pgserver.Server {
 	t.Helper()
-	server, err := pgserver.Start(context.Background(), pgserver.Config{})
+	return ServerWith(t, pgserver.Config{})
+}
+
+// ServerWith is Server with a configuration.
+func ServerWith(t testing.TB, cfg pgserver.Config) *pgserver.Server {
+	t.Helper()
+	server, err := pgserver.Start(context.Background(), cfg)
 	need(t, err)
+	end(t, server)
+	return server
+}
+
+// Standby returns a standby of primary.
+func Standby(t testing.TB, primary *pgserver.Server) *pgserver.Server {
+	t.Helper()
+	server, err := primary.Standby(context.Background(), pgserver.Config{})
+	need(t, err)
+	end(t, server)
+	return server
+}
+
+func end(t testing.TB, server *pgserver.Server) {
 	t.Cleanup(func() {
 		if err := server.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	return server
 }
 
 // Open opens a database that the test's end closes.
