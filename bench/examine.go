@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -64,6 +65,7 @@ func targetMain(args []string) error {
 		}
 	}
 	hold(v[2] * recordsPerMB)
+	runtime.GC() // as if it had run for long
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
