@@ -47,8 +47,8 @@ type Server struct {
 // find returns the folder of the newest installed binaries.
 func find() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real // where the others are
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target // where the others are
 		}
 		return filepath.Dir(path), nil
 	}
