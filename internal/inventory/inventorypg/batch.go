@@ -320,24 +320,36 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 		}
 	}
 	slices.SortFunc(book.Changed, func(x, y *inventory.Level) int { return x.Compare(y.Place) })
-	var made, changed levelRows
+	var made, changed, held levelRows
 	for _, l := range book.Changed {
 		was := b.rows.levels[l.Place]
-		if was.Version == 0 {
+		switch {
+		case was.Version == 0:
 			made.add(l, tracked[l.Place])
-			continue
+		case b.guess && l.OnHand == was.OnHand && l.Available() > 0:
+			more := inventory.Level{Place: l.Place, Reserved: l.Reserved - was.Reserved, Version: l.Version - was.Version}
+			held.add(&more, tracked[l.Place])
+		default:
+			changed.add(l, tracked[l.Place])
+			changed.was(&was)
 		}
-		changed.add(l, tracked[l.Place])
-		changed.was(&was)
 	}
 	if len(made.skus) > 0 {
 		write.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
 			SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])`, made.args()...)
 	}
-	if b.guess && len(changed.skus) > 1 {
+	if skus := slices.Concat(held.skus, changed.skus); b.guess && len(skus) > 1 {
 		// In order, which the update does not promise.
 		write.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-			ORDER BY sku, location FOR UPDATE) locked`, changed.skus, changed.locations)
+			ORDER BY sku, location FOR UPDATE) locked`, skus, slices.Concat(held.locations, changed.locations))
+	}
+	if len(held.skus) > 0 {
+		// Where plenty is left it does not matter what others have sold meanwhile, as long as
+		// plenty is left: nothing crosses zero, and the row is locked for the end of the batch only.
+		write.Queue(`WITH u AS (UPDATE stock s SET reserved = s.reserved + n.more, version = s.version + n.entries, track = s.track OR n.track
+			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[]) n(sku, location, more, entries, track)
+			WHERE s.sku = n.sku AND s.location = n.location AND s.on_hand - s.reserved > n.more
+			RETURNING 1)`+pgdb.Expect("$6"), held.skus, held.locations, held.reserved, held.versions, held.track, len(held.skus))
 	}
 	if len(changed.skus) > 0 {
 		// All of a level is compared, not its version alone: another history may have come to the same version.
