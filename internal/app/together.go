@@ -46,8 +46,7 @@ func startTogether(
 	cfg groupcommit.Config, db *pgdb.DB, service *inventoryservice.Service, stock *inventorypg.Store, orders *orderpg.Store,
 ) (*together, error) {
 	cfg.Name = "orders' database"
-	// A second batch would decide on levels that the first has not committed, wait for the
-	// same rows, and leave both smaller.
+	// A second batch would wait for the same rows and counters, and leave both smaller.
 	cfg.InFlight = 1
 	t := &together{db: db, service: service, inventory: stock, orders: orders}
 	var err error

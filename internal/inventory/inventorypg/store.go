@@ -44,8 +44,8 @@ type Store struct {
 	batcher *groupcommit.Batcher[inventory.Command, inventory.Outcome]
 	known   *pgdb.Lookup[inventory.ReserveKeys, bool]
 	soldOut *xsync.Map[inventory.Place, time.Time] // until when it is believed
-	// levels is what levels were when this process last saw or wrote them: a guess, which
-	// writing compares with what is stored.
+	// levels is what levels were when this process last saw or wrote them: a guess. Writing
+	// compares it with what is stored, or, where plenty is left, asks only that some remains.
 	levels *xsync.Map[inventory.Place, inventory.Level]
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/penstockhq/penstock/internal/id"
 	"github.com/penstockhq/penstock/internal/inventory"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
@@ -76,5 +78,72 @@ func TestReserve_OfTwoProcessesWithOneKeyOneTakesTheStock(t *testing.T) {
 	}
 	if l, _, err := stores[0].Level(ctx, place); err != nil || l.Reserved != keys {
 		t.Fatalf("%d are reserved for %d keys, %v", l.Reserved, keys, err)
+	}
+}
+
+// guessing is a batch that decides on levels from memory the first time.
+type guessing struct {
+	*inventorypg.Batch
+	attempts int
+}
+
+func (g *guessing) Read(b *pgx.Batch, again bool) {
+	if g.attempts++; again || !g.Guess() {
+		g.Batch.Read(b, again)
+	}
+}
+
+func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	place := inventory.Place{SKU: "A", Location: inventory.DefaultLocation}
+	reserve := func(n int64) []inventory.Command {
+		return []inventory.Command{&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: n}}}}
+	}
+	for name, tc := range map[string]struct {
+		sold     int64 // by another process meanwhile, of 10
+		wanted   int64
+		attempts int
+		held     bool
+		events   int // stock crossing zero
+	}{
+		"plenty is left":           {sold: 4, wanted: 5, attempts: 1, held: true, events: 1},
+		"it takes the last":        {sold: 4, wanted: 6, attempts: 2, held: true, events: 2},
+		"less is left than wanted": {sold: 4, wanted: 7, attempts: 2, held: false, events: 1},
+		"nothing is left":          {sold: 10, wanted: 1, attempts: 2, held: false, events: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, clock := testkit.Database(t), inventorytest.NewClock()
+			db := testkit.Open(t, url)
+			one, other := open(t, db, clock), open(t, testkit.Open(t, url), clock)
+			if _, err := one.Execute(ctx, []inventory.Command{&inventory.ReceiveCommand{Place: place, Quantity: 10}}); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := other.Execute(ctx, reserve(tc.sold)); err != nil || out[0].Err != nil {
+				t.Fatal(err, out)
+			}
+			out := make([]inventory.Outcome, 1)
+			work := &guessing{Batch: one.NewBatch(reserve(tc.wanted), out)}
+			commit, err := db.Begin(work)
+			if err == nil && commit != nil {
+				err = commit.Wait()
+			}
+			if err != nil || work.attempts != tc.attempts || (out[0].Err == nil) != tc.held {
+				t.Fatalf("%v after %d attempts; the outcome is %v", err, work.attempts, out[0].Err)
+			}
+			want := tc.sold
+			if tc.held {
+				want += tc.wanted
+			}
+			level, _, err := other.Level(ctx, place)
+			if err != nil || level.Reserved != want || level.OnHand != 10 {
+				t.Errorf("%+v, %v; want %d reserved", level, err, want)
+			}
+			events, err := other.Crossings(ctx, 0, 10)
+			if err != nil || len(events) != tc.events {
+				t.Errorf("%d events of stock crossing zero, %v; want %d", len(events), err, tc.events)
+			}
+		})
 	}
 }
