@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -25,7 +26,7 @@ type postgres struct {
 	running sync.WaitGroup
 }
 
-// forgetEvery is how often old idempotency keys are removed.
+// forgetEvery is how often old idempotency keys, and old history, are removed.
 const forgetEvery = 10 * time.Minute
 
 func openPostgres(ctx context.Context, cfg Config) (*postgres, error) {
@@ -87,7 +88,7 @@ func (p *postgres) opened(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.running.Go(func() {
-		p.forget(ctx, a, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store), p.db) //nolint:forcetypeassert // openers made them
+		p.forget(ctx, a, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store)) //nolint:forcetypeassert // openers made them
 	})
 	for name, value := range map[string]func(pgdb.Stats) float64{
 		"penstock_postgres_connections_max":    func(s pgdb.Stats) float64 { return float64(s.Max) },
@@ -109,12 +110,9 @@ func (p *postgres) placer(a *App) (orderservice.Placer, error) {
 	return p.placing, err
 }
 
-// forget removes old idempotency keys now and then. All processes do: it is cheap, and
-// what one has removed the next does not find.
-func (p *postgres) forget(ctx context.Context, a *App, stores ...interface {
-	Forget(ctx context.Context) (int64, error)
-},
-) {
+// forget removes old idempotency keys and old history now and then. All processes do: it is
+// cheap, and what one has removed the next does not find.
+func (p *postgres) forget(ctx context.Context, a *App, stock *inventorypg.Store, orders *orderpg.Store) {
 	tick := time.NewTicker(forgetEvery)
 	defer tick.Stop()
 	for {
@@ -123,12 +121,26 @@ func (p *postgres) forget(ctx context.Context, a *App, stores ...interface {
 			return
 		case <-tick.C:
 		}
-		for _, s := range stores {
-			if _, err := s.Forget(ctx); err != nil && ctx.Err() == nil {
+		for _, remove := range []func(context.Context) (int64, error){stock.Forget, orders.Forget, p.db.Forget} {
+			if _, err := remove(ctx); err != nil && ctx.Err() == nil {
 				a.cfg.Logger.Warn("postgres: old idempotency keys were not removed; it is tried again", "error", err)
 			}
 		}
+		if err := p.trim(ctx, a.cfg.KeepHistory, stock, orders); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("postgres: old history was not removed; it is tried again", "error", err)
+		}
 	}
+}
+
+// trim removes the history that is older than keep, if it is not kept for ever.
+func (p *postgres) trim(ctx context.Context, keep time.Duration, stock *inventorypg.Store, orders *orderpg.Store) error {
+	if keep <= 0 {
+		return nil
+	}
+	before := p.db.Now().Add(-keep)
+	_, err1 := stock.Trim(ctx, before)
+	_, err2 := orders.Trim(ctx, before)
+	return errors.Join(err1, err2)
 }
 
 func (p *postgres) audit(ctx context.Context) (*audit.Report, error) {

@@ -25,6 +25,7 @@ type serveCmd struct {
 	InsecureNoAuth bool `help:"Allow addresses other than loopback, though whoever reaches them may do anything: there is no authentication."`
 
 	KeepKeys       time.Duration `help:"How long idempotency keys are remembered." default:"24h"`
+	KeepHistory    time.Duration `help:"How long events and the ledger are kept in PostgreSQL, such as 2160h; 0s for ever. What the ledger came to is kept." default:"0s"`
 	MaxInFlight    int           `help:"Requests worked on at once; more get 429. 0 is 128 for each core." default:"0"`
 	MaxWait        time.Duration `help:"Time that requests may wait before they are looked at; beyond it a share of new ones gets 429. -1s never." default:"8ms"`
 	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
@@ -60,6 +61,9 @@ func (c *serveCmd) Validate() error {
 	}
 	if c.GuardSample < 0 || c.GuardSample > 1 {
 		return fmt.Errorf("--guard-sample %v is no share: it may be 0 to 1", c.GuardSample)
+	}
+	if c.KeepHistory != 0 && (c.KeepHistory < time.Hour || c.Store != storePostgres) {
+		return fmt.Errorf("--keep-history %v: it may be 0s, for ever, or with --store postgres an hour and more", c.KeepHistory)
 	}
 	if err := c.validate(c.Store); err != nil {
 		return err
@@ -102,7 +106,7 @@ func (c *serveCmd) Run(ctx context.Context, io streams) (err error) {
 	lines := telemetry.NewWriter(io.err)
 	defer func() { err = errors.Join(err, lines.Close()) }()
 	server := app.New(app.Config{
-		Dir: c.Data, Postgres: c.config(c.Store), HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, MaxConnections: c.MaxConnections,
+		Dir: c.Data, Postgres: c.config(c.Store), HTTP: c.HTTP, Ops: c.Ops, KeepKeys: c.KeepKeys, KeepHistory: c.KeepHistory, MaxConnections: c.MaxConnections,
 		ReadTimeout: c.ReadTimeout, DrainTimeout: c.DrainTimeout, UnreadyFor: c.UnreadyFor,
 		CacheBytes: c.CacheMB << 20, MinFreeBytes: c.minFree(),
 		Batch:   groupcommit.Config{MaxBatch: c.MaxBatch, MaxQueue: c.MaxQueue, StallAfter: c.StallAfter},

@@ -118,6 +118,7 @@ const (
 	KeyReused
 	RequestInFlight
 	PreconditionFailed
+	EventsRemoved
 	TooManyRequests
 	Overloaded
 	Unavailable
@@ -245,6 +246,10 @@ var kinds = [codes]Kind{
 	PreconditionFailed: {
 		"precondition-failed", "Precondition failed", http.StatusPreconditionFailed,
 		"If-Match or If-None-Match does not hold: somebody changed the resource in between. Read it again and decide anew.",
+	},
+	EventsRemoved: {
+		"events-removed", "Events were removed", http.StatusGone,
+		"Events after this cursor are older than the server keeps its history (--keep-history), so reading on from it would miss some. Read what you need from orders and stock themselves, then read the feed from its beginning, without after.",
 	},
 	TooManyRequests: {
 		"too-many-requests", "Too many requests", http.StatusTooManyRequests,

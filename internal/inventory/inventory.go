@@ -200,6 +200,20 @@ func (e Entry) Effect() (onHand, reserved int64) {
 	}
 }
 
+// Base is what the ledger comes to up to an entry, where the entries up to that one have
+// been removed. The zero value is that of a whole ledger.
+type Base struct {
+	Seq    uint64 // of the last entry that was removed
+	Levels []Level
+	Holds  []BaseHold // reservations that were open then
+}
+
+// BaseHold is what a reservation held and had sold.
+type BaseHold struct {
+	ReservationID, OrderID string
+	Open, Committed        int64 // units
+}
+
 // Crossing is the event of a level crossing zero.
 type Crossing struct {
 	Seq      uint64 // position among the crossings, from 1; set by the store

@@ -292,13 +292,17 @@ func (db *DB) Stats() (s Stats) {
 	return s
 }
 
-// Counter names of the first migration.
+// Counter names of the migrations.
 const (
 	CounterCatalogue   = "catalogue"
 	CounterLedger      = "ledger"
 	CounterStockEvents = "stock_events"
 	CounterOrderEvents = "order_events"
 	CounterFollowed    = "ledger_followed"
+
+	CounterLedgerTrimmed      = "ledger_trimmed"
+	CounterStockEventsTrimmed = "stock_events_trimmed"
+	CounterOrderEventsTrimmed = "order_events_trimmed"
 )
 
 // Query runs a read on its own and calls scan for each row.

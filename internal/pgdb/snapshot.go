@@ -44,3 +44,11 @@ func (s Snapshot) Each(ctx context.Context, sql string, fn func(pgx.Rows) error)
 	}
 	return nil
 }
+
+// Counter returns the value of a counter.
+func (s Snapshot) Counter(ctx context.Context, name string) (value uint64, err error) {
+	if err := s.tx.QueryRow(ctx, "SELECT value FROM counters WHERE name = $1", name).Scan(&value); err != nil {
+		return 0, fmt.Errorf("read counter %s: %w", name, err)
+	}
+	return value, nil
+}

@@ -57,6 +57,16 @@ type Inventory interface {
 	Crossings(ctx context.Context, fn func(inventory.Crossing) error) error // oldest first
 }
 
+// An Inventory, or Orders, whose oldest history may have been removed has these as well.
+type (
+	trimmedInventory interface {
+		Base(ctx context.Context) (inventory.Base, error)
+	}
+	trimmedOrders interface {
+		Trimmed(ctx context.Context) (uint64, error)
+	}
+)
+
 // Orders is what an audit reads of the orders; each method calls fn for everything.
 type Orders interface {
 	Followed(ctx context.Context) (uint64, error)
@@ -99,7 +109,7 @@ func run(ctx context.Context, stock Inventory, orders Orders, lists Lists) (*Rep
 		return nil, fmt.Errorf("read position: %w", err)
 	}
 	for _, check := range []func() error{
-		a.replayLedger, a.compareLevels, a.compareReservations, a.readEvents, a.compareOrders, a.compareKeys, a.compareLists,
+		a.begin, a.replayLedger, a.compareLevels, a.compareReservations, a.readEvents, a.compareOrders, a.compareKeys, a.compareLists,
 		a.missingOrders,
 	} {
 		if err := check(); err != nil {
@@ -140,6 +150,9 @@ type auditor struct {
 	reservations map[string]*held
 	placed       map[string]*seen
 	newest       time.Time // when the newest order was placed
+	ledgerFrom   uint64    // the last entry that was removed, 0 for none
+	eventsFrom   uint64    // the last event of an order that was removed, 0 for none
+	oldestEvent  time.Time // that is left
 }
 
 func (a *auditor) problemf(format string, args ...any) {
@@ -147,6 +160,32 @@ func (a *auditor) problemf(format string, args ...any) {
 	if len(a.report.Problems) < maxProblems {
 		a.report.Problems = append(a.report.Problems, fmt.Sprintf(format, args...))
 	}
+}
+
+// begin takes what history that was removed came to.
+func (a *auditor) begin() error {
+	if orders, ok := a.orders.(trimmedOrders); ok {
+		var err error
+		if a.eventsFrom, err = orders.Trimmed(a.ctx); err != nil {
+			return fmt.Errorf("read what was removed of the events: %w", err)
+		}
+	}
+	stock, ok := a.inventory.(trimmedInventory)
+	if !ok {
+		return nil
+	}
+	base, err := stock.Base(a.ctx)
+	if err != nil {
+		return fmt.Errorf("read what was removed of the ledger: %w", err)
+	}
+	a.ledgerFrom = base.Seq
+	for _, l := range base.Levels {
+		a.levels[l.Place] = &l
+	}
+	for _, h := range base.Holds {
+		a.reservations[h.ReservationID] = &held{orderID: h.OrderID, open: h.Open, committed: h.Committed}
+	}
+	return nil
 }
 
 // replayLedger recomputes every balance, and with it when each crossed zero.
@@ -159,7 +198,7 @@ func (a *auditor) replayLedger() error {
 		return fmt.Errorf("read stock events: %w", err)
 	}
 	a.report.Checked.StockEvents = int64(len(a.crossings))
-	next := uint64(1)
+	next := a.ledgerFrom + 1
 	err = a.inventory.Ledger(a.ctx, func(e inventory.Entry) error {
 		a.report.Checked.Ledger++
 		if e.Seq != next {
@@ -258,10 +297,24 @@ func (a *auditor) compareLevels() error {
 	return nil
 }
 
+// closedBefore takes a reservation's own word for what it sold: its entries were removed,
+// which happens only when it was closed before, and the orders had followed.
+func (a *auditor) closedBefore(r *inventory.Reservation) *held {
+	h := &held{orderID: r.OrderID, closedAt: a.ledgerFrom}
+	for _, l := range r.Lines {
+		h.committed += l.Committed
+	}
+	a.reservations[r.ID] = h
+	return h
+}
+
 func (a *auditor) compareReservations() error {
 	err := a.inventory.Reservations(a.ctx, func(r *inventory.Reservation) error {
 		a.report.Checked.Reservations++
 		h := a.reservations[r.ID]
+		if h == nil && a.ledgerFrom > 0 && r.Status != inventory.Active {
+			h = a.closedBefore(r)
+		}
 		if h == nil {
 			a.problemf("reservation %s is not in the ledger", r.ID)
 			return a.ctx.Err()

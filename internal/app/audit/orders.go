@@ -11,12 +11,24 @@ import (
 
 // readEvents replays the events of orders through the state machine.
 func (a *auditor) readEvents() error {
+	next := a.eventsFrom + 1
 	err := a.orders.Events(a.ctx, func(e order.Event) error {
 		a.report.Checked.OrderEvents++
+		if e.Seq != next {
+			a.problemf("events: event %d of the orders follows event %d", e.Seq, next-1)
+		}
+		next = e.Seq + 1
 		s := a.placed[e.OrderID]
+		if a.oldestEvent.IsZero() {
+			a.oldestEvent = e.Time
+		}
 		if s == nil {
 			s = &seen{}
 			a.placed[e.OrderID] = s
+			if a.eventsFrom > 0 && e.Version > 1 { // those before were removed
+				s.version, s.status = e.Version, e.Status
+				return a.ctx.Err()
+			}
 		}
 		if e.Version != s.version+1 || !follows(s.status, e.Status) {
 			a.problemf("events: order %s goes from %s (version %d) to %s (version %d) in event %d",
@@ -46,7 +58,11 @@ func (a *auditor) compareOrders() error {
 		a.report.Checked.Orders++
 		s := a.placed[o.ID]
 		if s == nil {
-			a.problemf("order %s has no events", o.ID)
+			// The clocks of processes differ a little.
+			removed := a.eventsFrom > 0 && (a.oldestEvent.IsZero() || o.UpdatedAt.Before(a.oldestEvent.Add(time.Minute)))
+			if !removed {
+				a.problemf("order %s has no events", o.ID)
+			}
 			s = &seen{version: o.Version, status: o.Status}
 			a.placed[o.ID] = s
 		}

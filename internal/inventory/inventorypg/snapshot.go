@@ -58,3 +58,25 @@ func (s Snapshot) Crossings(ctx context.Context, fn func(inventory.Crossing) err
 		return fn(c)
 	})
 }
+
+// Base returns what the part of the ledger that was removed came to.
+func (s Snapshot) Base(ctx context.Context) (base inventory.Base, err error) {
+	if base.Seq, err = s.tx.Counter(ctx, pgdb.CounterLedgerTrimmed); err != nil {
+		return base, err
+	}
+	err = s.tx.Each(ctx, "SELECT "+levelColumns+" FROM stock_base", func(rows pgx.Rows) error {
+		l, err := scanLevel(rows)
+		base.Levels = append(base.Levels, l)
+		return err
+	})
+	if err != nil {
+		return base, err
+	}
+	err = s.tx.Each(ctx, "SELECT reservation_id, coalesce(order_id, ''), open, committed FROM reservations_base", func(rows pgx.Rows) error {
+		var h inventory.BaseHold
+		err := rows.Scan(&h.ReservationID, &h.OrderID, &h.Open, &h.Committed)
+		base.Holds = append(base.Holds, h)
+		return err
+	})
+	return base, err
+}

@@ -277,8 +277,53 @@ func (s *Store) Crossings(ctx context.Context, after uint64, limit int) (crossin
 			crossings = append(crossings, c)
 			return err
 		})
-	return crossings, err
+	if err != nil {
+		return nil, err
+	}
+	first := uint64(0)
+	if len(crossings) > 0 {
+		first = crossings[0].Seq
+	}
+	return crossings, s.db.ReadOn(ctx, pgdb.CounterStockEventsTrimmed, after, first)
 }
+
+// Trim removes ledger entries that are older than before, with the events of stock that
+// they made, and returns how many. What they come to is kept as a base. Entries that the
+// orders have not followed yet stay.
+func (s *Store) Trim(ctx context.Context, before time.Time) (int64, error) {
+	counters, err := s.db.Counters(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return s.db.Trim(ctx, "stock_ledger", pgdb.CounterLedgerTrimmed, before, int64(counters[pgdb.CounterFollowed]), func(b *pgx.Batch, upTo int64) {
+		b.Queue(foldLedger, upTo)
+		b.Queue("DELETE FROM reservations_base WHERE open = 0")
+		b.Queue(`WITH gone AS (DELETE FROM stock_events e USING stock_base b
+				WHERE e.sku = b.sku AND e.location = b.location AND e.version <= b.version AND e.time < $1 RETURNING e.seq)
+			UPDATE counters SET value = greatest(value, (SELECT max(seq) FROM gone)) WHERE name = $2 AND EXISTS (SELECT FROM gone)`,
+			before, pgdb.CounterStockEventsTrimmed)
+	})
+}
+
+// foldLedger moves entries of the ledger into the base; inventory.Entry.Effect is the
+// same in Go.
+const foldLedger = `WITH gone AS (
+		DELETE FROM stock_ledger WHERE seq <= $1 RETURNING kind, sku, location, policy, quantity, reservation_id, order_id
+	), levels AS (
+		INSERT INTO stock_base AS b (sku, location, on_hand, reserved, version)
+		SELECT sku, location,
+			sum(CASE WHEN kind IN ('received', 'adjusted') THEN quantity WHEN kind = 'committed' THEN -quantity ELSE 0 END),
+			sum(CASE WHEN kind = 'reserved' THEN quantity WHEN kind IN ('committed', 'released', 'expired') THEN -quantity ELSE 0 END),
+			count(*)
+		FROM gone WHERE policy <> 'untracked' GROUP BY sku, location
+		ON CONFLICT (sku, location) DO UPDATE
+			SET on_hand = b.on_hand + excluded.on_hand, reserved = b.reserved + excluded.reserved, version = b.version + excluded.version
+	)
+	INSERT INTO reservations_base AS b (reservation_id, order_id, open, committed)
+	SELECT reservation_id, max(order_id), sum(CASE WHEN kind = 'reserved' THEN quantity ELSE -quantity END),
+		sum(CASE WHEN kind = 'committed' THEN quantity ELSE 0 END)
+	FROM gone WHERE reservation_id IS NOT NULL GROUP BY reservation_id
+	ON CONFLICT (reservation_id) DO UPDATE SET open = b.open + excluded.open, committed = b.committed + excluded.committed`
 
 // Forget removes idempotency keys that are older than Config.KeepKeys, some at a time,
 // and returns how many.

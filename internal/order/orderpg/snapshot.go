@@ -16,11 +16,13 @@ type Snapshot struct{ tx pgdb.Snapshot }
 func NewSnapshot(tx pgdb.Snapshot) Snapshot { return Snapshot{tx} }
 
 // Followed returns how far the inventory's ledger has been followed.
-func (s Snapshot) Followed(ctx context.Context) (followed uint64, err error) {
-	err = s.tx.Each(ctx, "SELECT value FROM counters WHERE name = '"+pgdb.CounterFollowed+"'", func(rows pgx.Rows) error {
-		return rows.Scan(&followed)
-	})
-	return followed, err
+func (s Snapshot) Followed(ctx context.Context) (uint64, error) {
+	return s.tx.Counter(ctx, pgdb.CounterFollowed)
+}
+
+// Trimmed returns the number of the last event that was removed.
+func (s Snapshot) Trimmed(ctx context.Context) (uint64, error) {
+	return s.tx.Counter(ctx, pgdb.CounterOrderEventsTrimmed)
 }
 
 // Orders calls fn for every order, in order of ID.

@@ -195,7 +195,21 @@ func (s *Store) Events(ctx context.Context, after uint64, limit int) (events []o
 			events = append(events, e)
 			return err
 		})
-	return events, err
+	if err != nil {
+		return nil, err
+	}
+	first := uint64(0)
+	if len(events) > 0 {
+		first = events[0].Seq
+	}
+	return events, s.db.ReadOn(ctx, pgdb.CounterOrderEventsTrimmed, after, first)
+}
+
+// Trim removes events that are older than before, and returns how many.
+func (s *Store) Trim(ctx context.Context, before time.Time) (int64, error) {
+	return s.db.Trim(ctx, "order_events", pgdb.CounterOrderEventsTrimmed, before, -1, func(b *pgx.Batch, upTo int64) {
+		b.Queue("DELETE FROM order_events WHERE seq <= $1", upTo)
+	})
 }
 
 // Followed returns how far the inventory's ledger has been followed.
