@@ -2,6 +2,7 @@ package inventorypg_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/penstockhq/penstock/internal/fault"
 	"github.com/penstockhq/penstock/internal/id"
 	"github.com/penstockhq/penstock/internal/inventory"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
@@ -145,5 +147,60 @@ func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
 				t.Errorf("%d events of stock crossing zero, %v; want %d", len(events), err, tc.events)
 			}
 		})
+	}
+}
+
+func TestTrim_RemovesWhatTheOrdersHaveFollowedAndTheEventsOfThatAlone(t *testing.T) {
+	t.Parallel()
+	ctx, url, clock := context.Background(), testkit.Database(t), inventorytest.NewClock()
+	store := open(t, testkit.Open(t, url), clock)
+	place := inventory.Place{SKU: "A", Location: inventory.DefaultLocation}
+	for _, cmd := range []inventory.Command{
+		&inventory.ReceiveCommand{Place: place, Quantity: 5}, // crosses zero
+		&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: 2}}},
+		&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: 3}}}, // again
+	} {
+		if out, err := store.Execute(ctx, []inventory.Command{cmd}); err != nil || out[0].Err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for _, step := range []struct {
+		followed               uint64
+		removed                int64
+		firstEntry, firstEvent uint64 // that are left
+	}{{0, 0, 1, 1}, {2, 2, 3, 2}, {2, 0, 3, 2}, {9, 1, 0, 0}} {
+		if _, err := conn.Exec(ctx, "UPDATE counters SET value = $1 WHERE name = 'ledger_followed'", step.followed); err != nil {
+			t.Fatal(err)
+		}
+		removed, err := store.Trim(ctx, clock.Now().Add(time.Hour))
+		if err != nil || removed != step.removed {
+			t.Fatalf("followed up to %d: %d removed, %v", step.followed, removed, err)
+		}
+		entries, err1 := store.Ledger(ctx, 0, 1)
+		events, err2 := store.Crossings(ctx, 0, 1)
+		var entry, event uint64
+		if len(entries) > 0 {
+			entry = entries[0].Seq
+		}
+		if len(events) > 0 {
+			event = events[0].Seq
+		}
+		if err := errors.Join(err1, err2); err != nil || entry != step.firstEntry || event != step.firstEvent {
+			t.Fatalf("followed up to %d: the first entry is %d and the first event %d, %v", step.followed, entry, event, err)
+		}
+	}
+	if _, err := store.Crossings(ctx, 1, 1); !fault.Is(err, fault.EventsRemoved) {
+		t.Fatalf("reading on after event 1 of 2 that are gone: %v", err)
+	}
+	if _, err := store.Crossings(ctx, 2, 1); err != nil {
+		t.Fatalf("reading on after the last event: %v", err)
+	}
+	if none, err := store.Trim(ctx, clock.Now().Add(-time.Hour)); err != nil || none != 0 {
+		t.Fatalf("nothing is so old: %d, %v", none, err)
 	}
 }
