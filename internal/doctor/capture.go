@@ -33,7 +33,7 @@ const (
 	profileCost = 4 * time.Microsecond
 	budget      = 0.03
 	fewDumps    = 5 // the least that tell growth from a burst
-	fewLooks    = 3 // the number of all goroutines, known at each moment, tells what is between
+	fewLooks    = 2 // the number of all goroutines, known at each moment, tells what is between
 )
 
 // Config of an examination.
@@ -110,7 +110,8 @@ type Heap struct {
 	// Natural says that no collection was forced for it: what is live is then known of
 	// the target's own last collection, by the profile.
 	Natural bool `json:"natural,omitempty"`
-	// Quiet says that the examination asked for nothing since the measurement before.
+	// Quiet says that the examination asked for nothing since the measurement before, and
+	// for nothing before the next.
 	Quiet bool `json:"quiet,omitempty"`
 }
 
@@ -287,6 +288,10 @@ func (c *capturer) watch(ctx context.Context) {
 	defer background.Wait()
 	for i := range moments + 1 {
 		at := c.cfg.Window * time.Duration(i) / moments
+		if i == moments {
+			c.Window += c.extra()
+			at = c.Window
+		}
 		if !sleepUntil(ctx, c.Started.Add(at)) {
 			return
 		}

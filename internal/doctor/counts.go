@@ -116,7 +116,7 @@ func codeOf(profiles []*profile.Profile) code {
 func (f *leakFinder) judgeCounts(p *place, c *Capture) {
 	k := len(p.counts) - 1
 	net := p.counts[k] - p.counts[0]
-	if k < fewLooks-1 || net < 20 || p.cause == Spin || f.ownedByClients(p) {
+	if k < fewLooks-1 || net < 20 || c.Looks[k].At <= c.Looks[0].At || p.cause == Spin || f.ownedByClients(p) {
 		return
 	}
 	steps, confidence := p.counts, High
@@ -142,7 +142,8 @@ func (f *leakFinder) judgeCounts(p *place, c *Capture) {
 	if rises < len(steps)-1 || late*2 < early || early*2 < late || net < 50 {
 		confidence = Medium
 	}
-	f.add(p, p.counts[k], growth{perMinute: float64(net) / c.Window.Minutes()}, confidence,
+	window := c.Looks[k].At - c.Looks[0].At
+	f.add(p, p.counts[k], growth{perMinute: float64(net) / window.Minutes()}, confidence,
 		fmt.Sprintf("their number rose by %d through the window, in %d of %d steps, and fell by %d in all", net, rises, len(steps)-1, falls))
 }
 

@@ -32,14 +32,29 @@ func (c *capturer) sparing() bool {
 }
 
 // takeQuietly reads the statistics at the end of a quiet step, before anything else is
-// asked at that moment.
+// asked at that moment, and again at once: the difference is what a reading takes.
 func (c *capturer) takeQuietly(ctx context.Context, moment int) {
 	if c.sparing() && slices.Contains(quietSteps, moment-1) {
 		before := len(c.Heaps)
-		if c.takeHeap(ctx, false); len(c.Heaps) > before {
+		c.takeHeap(ctx, false)
+		if c.takeHeap(ctx, false); len(c.Heaps) == before+2 {
 			c.Heaps[before].Quiet = true
 		}
 	}
+}
+
+// hugeHeap is from where on two forced collections are more than 3 % of two cores in half
+// a minute.
+const hugeHeap = 1 << 30
+
+// extra is by how much the window grows because a huge heap is collected by force: so that
+// what that costs is spread over more time.
+func (c *capturer) extra() time.Duration {
+	forced := slices.ContainsFunc(c.Heaps, func(h Heap) bool { return !h.Natural })
+	if !c.sparing() || !forced || c.Heaps[0].live() < hugeHeap {
+		return 0
+	}
+	return c.cfg.Window * 45 / 100
 }
 
 // takeMemory measures the heap at the moments that are for it.
@@ -113,8 +128,9 @@ func canHaveGrown(heaps []Heap) bool {
 func ownRate(heaps []Heap) (rate float64, ok bool) {
 	var bytes, minutes float64
 	for i := 1; i < len(heaps); i++ {
-		if heaps[i].Quiet {
-			bytes += max(0, heaps[i].Stats.TotalAlloc-heaps[i-1].Stats.TotalAlloc)
+		if heaps[i].Quiet && i+1 < len(heaps) {
+			reading := heaps[i+1].Stats.TotalAlloc - heaps[i].Stats.TotalAlloc
+			bytes += max(0, heaps[i].Stats.TotalAlloc-heaps[i-1].Stats.TotalAlloc-reading)
 			minutes += (heaps[i].At - heaps[i-1].At).Minutes()
 		}
 	}
