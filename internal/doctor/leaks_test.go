@@ -227,10 +227,11 @@ func TestLeaks_OneAMinuteIsFoundByItsNumbersWhereFewAgesAreKnown(t *testing.T) {
 		beside  bool // something that reads from a connection, started by the same goroutine
 		leaking bool
 	}{
-		"one by one, to this day":      {ids: []int{100, 2100, 4000, 6200, 8100}, leaking: true},
-		"at once":                      {ids: []int{100, 101, 117, 118, 133}},
-		"while a pool grew":            {ids: []int{100, 700, 1300, 1900, 2500}},
-		"beside connections that last": {ids: []int{100, 2100, 4000, 6200, 8100}, beside: true},
+		"one by one, to this day":           {ids: []int{100, 2100, 4000, 6200, 8100}, leaking: true},
+		"two of them soon after each other": {ids: []int{100, 190, 2100, 4000, 6200}, leaking: true},
+		"at once":                           {ids: []int{100, 101, 117, 118, 133}},
+		"while a pool grew":                 {ids: []int{100, 700, 1300, 1900, 2500}},
+		"beside connections that last":      {ids: []int{100, 2100, 4000, 6200, 8100}, beside: true},
 	} {
 		w := newWorld()
 		r := w.watch(t, func(look int) {

@@ -309,17 +309,21 @@ func (t *tracks) spreadOut(stays []stay) bool {
 		newest = max(newest, id)
 	}
 	half := (newest - stays[0].id) / 2
+	together := 0
 	for i := range stays {
 		next := newest
 		if i+1 < len(stays) {
 			next = stays[i+1].id
 		}
 		gap := next - stays[i].id
-		if gap > half || (gap < apart && i+1 < len(stays)) {
+		if gap > half {
 			return false
 		}
+		if gap < apart && i+1 < len(stays) {
+			together++
+		}
 	}
-	return true
+	return together*4 <= len(stays) // two may come soon after each other
 }
 
 // besideConnections tells whether most of those who stay have a sibling, started by the
