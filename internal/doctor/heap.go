@@ -94,9 +94,10 @@ func (a *analysis) heap() {
 	n := len(live)
 	h.Verdict = "flat"
 	last := (live[n-1] - live[n-2]) / (minutes[n-1] - minutes[n-2])
-	if h.Slope-h.Uncertainty > 0 && h.Slope > growthOf(live[0]) && last > 0.3*h.Slope && live[n-1]-live[0] > minHeapGrowth && a.isHeld(h.Slope*(minutes[n-1]-minutes[0])) {
+	// Of twenty programs whose heap is unsteady, the interval of one is above zero by chance.
+	if h.Slope > 2*h.Uncertainty && h.Slope > growthOf(live[0]) && last > 0.3*h.Slope && live[n-1]-live[0] > minHeapGrowth && a.isHeld(h.Slope*(minutes[n-1]-minutes[0])) {
 		h.Verdict, h.Confidence = "growing", Medium
-		if h.Uncertainty < h.Slope/2 && n >= 5 {
+		if h.Uncertainty < h.Slope/4 && n >= 5 {
 			h.Confidence = High
 		}
 	}

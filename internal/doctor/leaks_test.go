@@ -358,12 +358,13 @@ func TestHeap_TellsGrowthFromNoiseAPlateauStacksAndPacing(t *testing.T) {
 		live, stacks, next []float64
 		verdict, kind      string
 	}{
-		"growth":    {[]float64{10 * mb, 12.1 * mb, 13.9 * mb, 16 * mb, 18 * mb}, flat, twice, "growing", "objects"},
-		"noise":     {[]float64{10 * mb, 13 * mb, 9 * mb, 12 * mb, 11 * mb}, flat, twice, "flat", ""},
-		"a plateau": {[]float64{10 * mb, 16 * mb, 19 * mb, 20 * mb, 20 * mb}, flat, []float64{40 * mb, 40 * mb, 40 * mb, 40 * mb, 40 * mb}, "flat", ""},
-		"stacks":    {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, []float64{mb, 3 * mb, 5 * mb, 7 * mb, 9 * mb}, twice, "flat", "stacks"},
-		"pacing":    {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, flat, []float64{90 * mb, 90 * mb, 90 * mb, 90 * mb, 90 * mb}, "flat", "pacing"},
-		"two":       {[]float64{10 * mb, 20 * mb}, flat, twice, "unknown", ""},
+		"growth":           {[]float64{10 * mb, 12.1 * mb, 13.9 * mb, 16 * mb, 18 * mb}, flat, twice, "growing", "objects"},
+		"noise":            {[]float64{10 * mb, 13 * mb, 9 * mb, 12 * mb, 11 * mb}, flat, twice, "flat", ""},
+		"a rise by chance": {[]float64{10 * mb, 11.3 * mb, 10.9 * mb, 11.8 * mb, 12.2 * mb}, flat, twice, "flat", ""},
+		"a plateau":        {[]float64{10 * mb, 16 * mb, 19 * mb, 20 * mb, 20 * mb}, flat, []float64{40 * mb, 40 * mb, 40 * mb, 40 * mb, 40 * mb}, "flat", ""},
+		"stacks":           {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, []float64{mb, 3 * mb, 5 * mb, 7 * mb, 9 * mb}, twice, "flat", "stacks"},
+		"pacing":           {[]float64{10 * mb, 10 * mb, 10 * mb, 10 * mb, 10 * mb}, flat, []float64{90 * mb, 90 * mb, 90 * mb, 90 * mb, 90 * mb}, "flat", "pacing"},
+		"two":              {[]float64{10 * mb, 20 * mb}, flat, twice, "unknown", ""},
 	} {
 		h := heapOf(tc.live, tc.stacks, tc.next)
 		if h.Verdict != tc.verdict || h.Kind != tc.kind {
