@@ -25,6 +25,19 @@ func fresh(flags ...string) (*server, error) {
 	return startServer(dir, flags...)
 }
 
+// freshShop starts a server on an empty folder with plenty of one SKU, and a client of it.
+func freshShop() (*server, *client, error) {
+	s, err := fresh()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := newClient(s.url, connections)
+	if err := c.stock("HOT"); err != nil {
+		return nil, nil, errors.Join(err, s.discard())
+	}
+	return s, c, nil
+}
+
 // discard stops the server and removes its data.
 func (s *server) discard() error { return errors.Join(s.stop(), os.RemoveAll(s.dir)) }
 
@@ -42,12 +55,8 @@ func httpExperiment(ctx context.Context, o options) error {
 			return err
 		}
 		base = append(base, r)
-		s, err := fresh()
+		s, c, err := freshShop()
 		if err != nil {
-			return err
-		}
-		c := newClient(s.url, connections)
-		if err := c.stock("HOT"); err != nil {
 			return err
 		}
 		r, err = c.orders(ctx, connections, 2*o.took, hotOrder, nil)
@@ -135,12 +144,8 @@ func batches(ctx context.Context, c *client, workers, size int, took time.Durati
 func batchExperiment(ctx context.Context, o options) error {
 	var rows [][]string
 	for _, workers := range []int{2, 4, 8} {
-		s, err := fresh()
+		s, c, err := freshShop()
 		if err != nil {
-			return err
-		}
-		c := newClient(s.url, connections)
-		if err := c.stock("HOT"); err != nil {
 			return err
 		}
 		rate, err := batches(ctx, c, workers, 500, 2*o.took, 0)

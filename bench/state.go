@@ -68,11 +68,8 @@ func storedExperiment(ctx context.Context, o options) error {
 
 // fill starts a server and has it take so many orders.
 func fill(ctx context.Context, total int64) (s *server, filled, settled time.Duration, err error) {
-	if s, err = fresh(); err != nil {
-		return nil, 0, 0, err
-	}
-	c := newClient(s.url, connections)
-	if err := c.stock("HOT"); err != nil {
+	s, c, err := freshShop()
+	if err != nil {
 		return nil, 0, 0, err
 	}
 	begin := time.Now()
