@@ -88,7 +88,8 @@ type Invoker interface {
 	// ListEvents invokes listEvents operation.
 	//
 	// CloudEvents 1.0, in order for each order and each stock level. Start without `after`, then pass the
-	// `next` of the page before. `next` is always there: keep asking with it to follow the feed.
+	// `next` of the page before. `next` is always there: keep asking with it to follow the feed. Where old
+	// events are removed (`--keep-history`), a cursor before what is left gets 410 `events-removed`.
 	//
 	// GET /v1/events
 	ListEvents(ctx context.Context, params ListEventsParams) (*EventPage, error)
@@ -849,7 +850,8 @@ func (c *Client) sendImportSKUs(ctx context.Context, request ImportSKUsReq) (res
 // ListEvents invokes listEvents operation.
 //
 // CloudEvents 1.0, in order for each order and each stock level. Start without `after`, then pass the
-// `next` of the page before. `next` is always there: keep asking with it to follow the feed.
+// `next` of the page before. `next` is always there: keep asking with it to follow the feed. Where old
+// events are removed (`--keep-history`), a cursor before what is left gets 410 `events-removed`.
 //
 // GET /v1/events
 func (c *Client) ListEvents(ctx context.Context, params ListEventsParams) (*EventPage, error) {

@@ -75,7 +75,8 @@ type Handler interface {
 	// ListEvents implements listEvents operation.
 	//
 	// CloudEvents 1.0, in order for each order and each stock level. Start without `after`, then pass the
-	// `next` of the page before. `next` is always there: keep asking with it to follow the feed.
+	// `next` of the page before. `next` is always there: keep asking with it to follow the feed. Where old
+	// events are removed (`--keep-history`), a cursor before what is left gets 410 `events-removed`.
 	//
 	// GET /v1/events
 	ListEvents(ctx context.Context, params ListEventsParams) (*EventPage, error)
