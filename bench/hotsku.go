@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -68,8 +69,12 @@ func hotskuExperiment(ctx context.Context, o options) error {
 	defer func() { _ = server.Stop() }() // the tables are printed
 	l := &lab{server: server}
 	clients := []int{1, 8, 64, 256}
+	uniform := clients[:3]
 	if o.quick {
-		clients = []int{8}
+		clients, uniform = []int{8}, []int{8}
+	}
+	if len(o.clients) > 0 {
+		clients, uniform = o.clients, o.clients
 	}
 	designs := []design{
 		{"Penstock, embedded", penstockEmbedded},
@@ -82,10 +87,7 @@ func hotskuExperiment(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf("\n10,000 SKUs of equal popularity, no hot spot.\n\n")
-	if !o.quick {
-		clients = clients[:3]
-	}
-	return l.compare(ctx, o, append(designs[1:2:2], uniformBaselines()...), clients, 10_000)
+	return l.compare(ctx, o, append(designs[1:2:2], uniformBaselines()...), uniform, 10_000)
 }
 
 // compare prints a table of designs by clients.
@@ -97,6 +99,9 @@ func (l *lab) compare(ctx context.Context, o options, designs []design, clients 
 	head = append(head, "oversold")
 	var rows [][]string
 	for _, d := range designs {
+		if !strings.Contains(d.name, o.only) {
+			continue
+		}
 		row := []string{d.name}
 		for _, c := range clients {
 			got, _, err := d.run(ctx, l, demand{clients: c, took: o.took, skus: skus}, 1_000_000)

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,10 @@ type experiment struct {
 type options struct {
 	quick bool          // a short run that only shows that it works
 	took  time.Duration // how long to measure each row
+
+	// Of hotsku: part of the names of the designs to compare, and numbers of clients; all where they are empty.
+	only    string
+	clients []int
 }
 
 // scale returns full, or quick in a quick run.
@@ -60,15 +65,22 @@ func main() {
 		return
 	}
 	quick := flag.Bool("quick", false, "short runs that only show that everything works")
+	only := flag.String("only", "", "of hotsku's designs, those alone whose names contain this")
+	var clients []int
+	flag.Func("clients", "a number of hotsku's clients; may be repeated", func(value string) error {
+		n, err := strconv.Atoi(value)
+		clients = append(clients, n)
+		return err
+	})
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "usage: bench [-quick] [experiment ...]; without names all of them")
+		fmt.Fprintln(os.Stderr, "usage: bench [-quick] [-only DESIGN] [-clients N] [experiment ...]; without names all of them")
 		for _, e := range experiments {
 			fmt.Fprintf(os.Stderr, "  %-9s %s\n", e.name, e.about)
 		}
 	}
 	flag.Parse()
-	o := options{quick: *quick, took: 5 * time.Second}
+	o := options{quick: *quick, took: 5 * time.Second, only: *only, clients: clients}
 	if *quick {
 		o.took = 300 * time.Millisecond
 	}
