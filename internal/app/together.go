@@ -59,8 +59,7 @@ func (t *together) PlaceTogether(ctx context.Context, wanted []orderservice.Plac
 	answers := make([]orderservice.Placed, len(wanted))
 	reserves := make([]*inventory.ReserveCommand, len(wanted))
 	for i := range wanted {
-		reserves[i] = reserve(&wanted[i].Hold)
-		reserves[i].Key = wanted[i].Hold.Key
+		reserves[i] = reserve(&wanted[i].Hold) // a retry finds the order by its own key, so the stock needs none
 	}
 	var open []*placement
 	var index []int

@@ -81,7 +81,7 @@ func (t *transaction) start() (err error) {
 	t.token, t.results = uuid.New(), nil
 	var read, write pgx.Batch
 	read.Queue("BEGIN")
-	t.limit(&read)
+	t.db.settings(&read, t.conn.Conn())
 	head := read.Len()
 	t.work.Read(&read, t.attempt > 0)
 	if read.Len() > head {
@@ -91,7 +91,7 @@ func (t *transaction) start() (err error) {
 		return t.send(ctx, &write, "COMMIT")
 	}
 	// Nothing is read, so what is written in one go is one transaction by itself.
-	t.limit(&write)
+	t.db.settings(&write, t.conn.Conn())
 	return t.send(ctx, &write, "")
 }
 
@@ -112,15 +112,6 @@ func (t *transaction) send(ctx context.Context, write *pgx.Batch, commit string)
 	t.queued = write.Len()
 	t.results = t.conn.SendBatch(ctx, write)
 	return nil
-}
-
-// limit queues the settings of the transaction.
-func (t *transaction) limit(b *pgx.Batch) {
-	// Local to the transaction, so that a pooler in between cannot leave them to others.
-	// Every read has its index; a plan made while a table was small would scan it for ever.
-	// And plans are kept: making one takes as long as an order.
-	b.Queue("SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)",
-		milliseconds(t.db.cfg.LockTimeout), milliseconds(t.db.cfg.StatementTimeout))
 }
 
 // rollback gives the connection back; one that is broken is dropped by the pool.

@@ -165,6 +165,7 @@ func (db *DB) pool(base *pgxpool.Config, size int) (*pgxpool.Pool, error) {
 	c.MaxConnLifetimeJitter = db.cfg.Lifetime / 10
 	c.MaxConnIdleTime = max(db.cfg.Lifetime/6, time.Second)
 	c.ConnConfig.ConnectTimeout = cmp.Or(c.ConnConfig.ConnectTimeout, connectTimeout)
+	c.AfterConnect = db.settle
 	pool, err := pgxpool.NewWithConfig(context.Background(), c)
 	if err != nil {
 		return nil, fmt.Errorf("open connection pool: %w", err)
@@ -309,14 +310,20 @@ const (
 func (db *DB) Query(ctx context.Context, sql string, args []any, scan func(pgx.Rows) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, db.cfg.AcquireTimeout+db.cfg.StatementTimeout)
 	defer cancel()
+	conn, err := db.reads.Acquire(ctx)
+	if err != nil {
+		return db.Fault(err)
+	}
+	defer conn.Release()
 	var b pgx.Batch
-	// One implicit transaction with what follows; see transaction.begin.
-	b.Queue("SELECT set_config('statement_timeout', $1, true), set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)", milliseconds(db.cfg.StatementTimeout))
+	settings := db.settings(&b, conn.Conn()) // of one implicit transaction with what follows
 	b.Queue(sql, args...)
-	results := db.reads.SendBatch(ctx, &b)
+	results := conn.SendBatch(ctx, &b)
 	defer func() { err = db.Fault(errors.Join(err, results.Close())) }()
-	if _, err := results.Exec(); err != nil {
-		return err
+	if settings {
+		if _, err := results.Exec(); err != nil {
+			return err
+		}
 	}
 	rows, err := results.Query()
 	if err != nil {

@@ -248,36 +248,31 @@ func (b *Batch) Committed() {
 }
 
 func (b *Batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
-	var made, changed reservationRows
-	slices.SortFunc(book.Saved, func(x, y *inventory.Reservation) int {
+	type R = *inventory.Reservation
+	var made, changed []R
+	slices.SortFunc(book.Saved, func(x, y R) int {
 		// In order of the unique index in which two processes may meet.
 		return cmp.Or(cmp.Compare(x.Key, y.Key), cmp.Compare(x.ID, y.ID))
 	})
 	for _, r := range book.Saved {
 		if b.rows.reservations[r.ID] == nil {
-			made.add(r)
+			made = append(made, r)
 		} else {
-			changed.add(r)
+			changed = append(changed, r)
 		}
 	}
 	// What is closed goes first: it may free a key that a new one takes.
-	if len(changed.ids) > 0 {
+	if len(changed) > 0 {
 		write.Queue(`UPDATE reservations r SET status = u.status, expires_at = u.expires_at, closed_at = u.closed_at,
 				committed = u.committed::bigint[], version = u.version
 			FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::bigint[])
 				u(id, status, expires_at, closed_at, committed, version) WHERE r.id = u.id`,
-			changed.ids, changed.statuses, changed.expires, changed.closed, changed.committed, changed.versions)
+			pgdb.Of(changed, func(r R) string { return r.ID }), pgdb.Of(changed, func(r R) string { return r.Status.String() }),
+			pgdb.Of(changed, func(r R) time.Time { return r.ExpiresAt }), pgdb.Of(changed, closedAt),
+			pgdb.Of(changed, committedLiteral), pgdb.Of(changed, func(r R) uint64 { return r.Version }))
 	}
-	if len(made.ids) > 0 {
-		write.Queue(`INSERT INTO reservations (id, status, order_id, reference, key, skus, locations, quantities, committed, policies,
-				created_at, expires_at, closed_at, version)
-			SELECT id, status, order_id, reference, key, skus::text[], locations::text[], quantities::bigint[], committed::bigint[],
-				policies::text[], created_at, expires_at, closed_at, version
-			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-				$11::timestamptz[], $12::timestamptz[], $13::timestamptz[], $14::bigint[])
-				u(id, status, order_id, reference, key, skus, locations, quantities, committed, policies, created_at, expires_at, closed_at, version)`,
-			made.ids, made.statuses, made.orders, made.references, made.keys, made.skus, made.locations, made.quantities, made.committed,
-			made.policies, made.created, made.expires, made.closed, made.versions)
+	if len(made) > 0 {
+		insertReservations(write, made)
 	}
 }
 
@@ -294,22 +289,19 @@ func (b *Batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
 		records = append(records, record{hashKey(key), m})
 	}
 	slices.SortFunc(records, func(a, b record) int { return bytes.Compare(a.hash, b.hash) })
-	n := len(records)
-	hashes, fingerprints, ids := make([][]byte, n), make([][]byte, n), make([]*string, n)
-	skus, locations := make([]*string, n), make([]*string, n)
-	onHand, reserved, versions := make([]int64, n), make([]int64, n), make([]uint64, n)
-	for i, r := range records {
-		hashes[i], fingerprints[i] = r.hash, r.m.Fingerprint[:]
-		if r.m.ReservationID != "" {
-			ids[i] = &r.m.ReservationID
-			continue
-		}
-		l := &r.m.Level
-		skus[i], locations[i], onHand[i], reserved[i], versions[i] = &l.SKU, &l.Location, l.OnHand, l.Reserved, l.Version
-	}
-	write.Queue(`INSERT INTO stock_keys (key_hash, fingerprint, reservation_id, sku, location, on_hand, reserved, version, created_at)
-		SELECT *, $9::timestamptz FROM unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[])`,
-		hashes, fingerprints, ids, skus, locations, onHand, reserved, versions, book.Now)
+	// Of a reservation and a level one is empty.
+	type R = record
+	pgdb.Insert(write, "stock_keys",
+		pgdb.Each("key_hash", "bytea", pgdb.Of(records, func(r R) []byte { return r.hash })),
+		pgdb.Each("fingerprint", "bytea", pgdb.Of(records, func(r R) []byte { return r.m.Fingerprint[:] })),
+		pgdb.Each("reservation_id", "text", pgdb.Of(records, func(r R) *string { return pgdb.Optional(r.m.ReservationID) })),
+		pgdb.Each("sku", "text", pgdb.Of(records, func(r R) *string { return pgdb.Optional(r.m.Level.SKU) })),
+		pgdb.Each("location", "text", pgdb.Of(records, func(r R) *string { return pgdb.Optional(r.m.Level.Location) })),
+		pgdb.Each("on_hand", "bigint", pgdb.Of(records, func(r R) int64 { return r.m.Level.OnHand })),
+		pgdb.Each("reserved", "bigint", pgdb.Of(records, func(r R) int64 { return r.m.Level.Reserved })),
+		pgdb.Each("version", "bigint", pgdb.Of(records, func(r R) uint64 { return r.m.Level.Version })),
+		pgdb.One("created_at", "timestamptz", book.Now),
+	)
 }
 
 func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
@@ -338,12 +330,18 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 		write.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
 			SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])`, made.args()...)
 	}
-	if skus := slices.Concat(held.skus, changed.skus); b.guess && len(skus) > 1 {
-		// In order, which the update does not promise.
+	if b.guess && len(held.skus) > 0 && len(changed.skus) > 0 {
+		// In order of both. One statement alone finds its rows through the array or the
+		// primary key, and both are in order.
 		write.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-			ORDER BY sku, location FOR UPDATE) locked`, skus, slices.Concat(held.locations, changed.locations))
+			ORDER BY sku, location FOR UPDATE) locked`, slices.Concat(held.skus, changed.skus), slices.Concat(held.locations, changed.locations))
 	}
-	if len(held.skus) > 0 {
+	if len(held.skus) == 1 {
+		write.Queue(`WITH u AS (UPDATE stock SET reserved = reserved + $3, version = version + $4, track = track OR $5
+			WHERE sku = $1 AND location = $2 AND on_hand - reserved > $3 RETURNING 1)`+pgdb.Expect("1"),
+			held.skus[0], held.locations[0], held.reserved[0], held.versions[0], held.track[0])
+	}
+	if len(held.skus) > 1 {
 		// Where plenty is left it does not matter what others have sold meanwhile, as long as
 		// plenty is left: nothing crosses zero, and the row is locked for the end of the batch only.
 		write.Queue(`WITH u AS (UPDATE stock s SET reserved = s.reserved + n.more, version = s.version + n.entries, track = s.track OR n.track
@@ -364,43 +362,40 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 }
 
 func (b *Batch) writeEntries(write *pgx.Batch, book *inventory.Book) {
-	n := len(book.Entries)
-	if n == 0 {
+	entries := book.Entries
+	if len(entries) == 0 {
 		return
 	}
-	kinds, skus, locations, policies := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	quantities := make([]int64, n)
-	ids, orders, references, reasons := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	for i := range book.Entries {
-		e := &book.Entries[i]
-		kinds[i], skus[i], locations[i], policies[i], quantities[i] = kindName(e.Kind), e.Place.SKU, e.Place.Location, e.Policy.String(), e.Quantity
-		ids[i], orders[i], references[i], reasons[i] = pgdb.Optional(e.ReservationID), pgdb.Optional(e.OrderID), pgdb.Optional(e.Reference), pgdb.Optional(e.Reason)
-	}
-	write.Queue(`WITH c AS (UPDATE counters SET value = value + $11 WHERE name = $12 RETURNING value - $11 AS base)
-		INSERT INTO stock_ledger (seq, time, kind, sku, location, policy, quantity, reservation_id, order_id, reference, reason)
-		SELECT c.base + u.n, $10::timestamptz, u.kind, u.sku, u.location, u.policy, u.quantity, u.reservation_id, u.order_id, u.reference, u.reason
-		FROM c, unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[])
-			WITH ORDINALITY u(kind, sku, location, policy, quantity, reservation_id, order_id, reference, reason, n)`,
-		kinds, skus, locations, policies, quantities, ids, orders, references, reasons, book.Now, int64(n), pgdb.CounterLedger)
+	type E = inventory.Entry
+	pgdb.InsertNumbered(write, "stock_ledger", pgdb.CounterLedger, len(entries),
+		pgdb.One("time", "timestamptz", book.Now),
+		pgdb.Alike("kind", "text", pgdb.Of(entries, func(e E) string { return kindName(e.Kind) })),
+		pgdb.Each("sku", "text", pgdb.Of(entries, func(e E) string { return e.Place.SKU })),
+		pgdb.Each("location", "text", pgdb.Of(entries, func(e E) string { return e.Place.Location })),
+		pgdb.Alike("policy", "text", pgdb.Of(entries, func(e E) string { return e.Policy.String() })),
+		pgdb.Each("quantity", "bigint", pgdb.Of(entries, func(e E) int64 { return e.Quantity })),
+		pgdb.Each("reservation_id", "text", pgdb.Of(entries, func(e E) *string { return pgdb.Optional(e.ReservationID) })),
+		pgdb.Each("order_id", "text", pgdb.Of(entries, func(e E) *string { return pgdb.Optional(e.OrderID) })),
+		pgdb.AlikeText("reference", pgdb.Of(entries, func(e E) string { return e.Reference })),
+		pgdb.AlikeText("reason", pgdb.Of(entries, func(e E) string { return e.Reason })),
+	)
 }
 
 func (b *Batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
-	n := len(book.Crossings)
-	if n == 0 {
+	crossings := book.Crossings
+	if len(crossings) == 0 {
 		return
 	}
-	depleted, rows := make([]bool, n), levelRows{}
-	for i := range book.Crossings {
-		c := &book.Crossings[i]
-		depleted[i] = c.Depleted
-		rows.add(&c.Level, false)
-	}
-	write.Queue(`WITH c AS (UPDATE counters SET value = value + $8 WHERE name = $9 RETURNING value - $8 AS base)
-		INSERT INTO stock_events (seq, time, depleted, sku, location, on_hand, reserved, version)
-		SELECT c.base + u.n, $7::timestamptz, u.depleted, u.sku, u.location, u.on_hand, u.reserved, u.version
-		FROM c, unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])
-			WITH ORDINALITY u(sku, location, on_hand, reserved, version, depleted, n)`,
-		rows.skus, rows.locations, rows.onHand, rows.reserved, rows.versions, depleted, book.Now, int64(n), pgdb.CounterStockEvents)
+	type C = inventory.Crossing
+	pgdb.InsertNumbered(write, "stock_events", pgdb.CounterStockEvents, len(crossings),
+		pgdb.One("time", "timestamptz", book.Now),
+		pgdb.Each("depleted", "boolean", pgdb.Of(crossings, func(c C) bool { return c.Depleted })),
+		pgdb.Each("sku", "text", pgdb.Of(crossings, func(c C) string { return c.Level.SKU })),
+		pgdb.Each("location", "text", pgdb.Of(crossings, func(c C) string { return c.Level.Location })),
+		pgdb.Each("on_hand", "bigint", pgdb.Of(crossings, func(c C) int64 { return c.Level.OnHand })),
+		pgdb.Each("reserved", "bigint", pgdb.Of(crossings, func(c C) int64 { return c.Level.Reserved })),
+		pgdb.Each("version", "bigint", pgdb.Of(crossings, func(c C) uint64 { return c.Level.Version })),
+	)
 }
 
 func kindName(k inventory.EntryKind) string { return kindNames[k] }

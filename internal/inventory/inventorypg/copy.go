@@ -62,26 +62,11 @@ func copyReservations(ctx context.Context, c *pgdb.Copy, from Source, told func(
 }
 
 func reservationValues(r *inventory.Reservation) []any {
-	n := len(r.Lines)
-	skus, locations, quantities := make([]string, n), make([]string, n), make([]int64, n)
-	var committed []int64
-	var policies []string
-	for i, l := range r.Lines {
-		skus[i], locations[i], quantities[i] = l.SKU, l.Location, l.Quantity
-		if r.Status == inventory.Committed {
-			committed = append(committed, l.Committed)
-		}
-	}
-	if policyLiteral(r.Lines) != nil {
-		for _, l := range r.Lines {
-			policies = append(policies, l.Policy.String())
-		}
-	}
-	var rows reservationRows
-	rows.add(r)
 	return []any{
-		r.ID, r.Status.String(), rows.orders[0], rows.references[0], rows.keys[0], skus, locations, quantities, committed, policies,
-		r.CreatedAt, r.ExpiresAt, rows.closed[0], r.Version,
+		r.ID, r.Status.String(), pgdb.Optional(r.OrderID), pgdb.Optional(r.Reference), key(r),
+		ofLines(r, func(l *inventory.Line) string { return l.SKU }), ofLines(r, func(l *inventory.Line) string { return l.Location }),
+		ofLines(r, func(l *inventory.Line) int64 { return l.Quantity }), committed(r), policies(r),
+		r.CreatedAt, r.ExpiresAt, closedAt(r), r.Version,
 	}
 }
 

@@ -11,66 +11,93 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
-// reservationRows are reservations as columns, for unnest. Arrays of arrays go as the
-// text of array literals, because unnest would flatten them.
-type reservationRows struct {
-	ids, statuses               []string
-	orders, references          []*string
-	keys                        [][]byte
-	skus, locations, quantities []string
-	committed, policies         []*string
-	created, expires            []time.Time
-	closed                      []*time.Time
-	versions                    []uint64
+// insertReservations queues the insertion of new reservations. Nearly all are active, have
+// one line, and no reference or policies of their own.
+func insertReservations(write *pgx.Batch, made []*inventory.Reservation) {
+	type R = *inventory.Reservation
+	pgdb.Insert(write, "reservations",
+		pgdb.Each("id", "text", pgdb.Of(made, func(r R) string { return r.ID })),
+		pgdb.Alike("status", "text", pgdb.Of(made, func(r R) string { return r.Status.String() })),
+		pgdb.Each("order_id", "text", pgdb.Of(made, func(r R) *string { return pgdb.Optional(r.OrderID) })),
+		pgdb.AlikeText("reference", pgdb.Of(made, func(r R) string { return r.Reference })),
+		pgdb.AlikeBytes("key", pgdb.Of(made, key)),
+		pgdb.Lists("skus", "text", pgdb.Of(made, func(r R) []string { return ofLines(r, func(l *inventory.Line) string { return l.SKU }) }), textLiteral),
+		pgdb.Lists("locations", "text", pgdb.Of(made, func(r R) []string { return ofLines(r, func(l *inventory.Line) string { return l.Location }) }), textLiteral),
+		pgdb.Lists("quantities", "bigint", pgdb.Of(made, func(r R) []int64 { return ofLines(r, func(l *inventory.Line) int64 { return l.Quantity }) }), numberLiteral),
+		pgdb.Lists("committed", "bigint", pgdb.Of(made, committed), numberLiteral),
+		pgdb.Lists("policies", "text", pgdb.Of(made, policies), textLiteral),
+		pgdb.Alike("created_at", "timestamptz", pgdb.Of(made, func(r R) time.Time { return r.CreatedAt })),
+		pgdb.Each("expires_at", "timestamptz", pgdb.Of(made, func(r R) time.Time { return r.ExpiresAt })),
+		pgdb.Alike("closed_at", "timestamptz", pgdb.Of(made, closedAt)),
+		pgdb.Alike("version", "bigint", pgdb.Of(made, func(r R) uint64 { return r.Version })),
+	)
 }
 
-func (rows *reservationRows) add(r *inventory.Reservation) {
-	rows.ids = append(rows.ids, r.ID)
-	rows.statuses = append(rows.statuses, r.Status.String())
-	rows.orders = append(rows.orders, pgdb.Optional(r.OrderID))
-	rows.references = append(rows.references, pgdb.Optional(r.Reference))
-	var key []byte
-	if r.Key != "" {
-		key = []byte(r.Key)
+func ofLines[T any](r *inventory.Reservation, get func(*inventory.Line) T) []T {
+	values := make([]T, len(r.Lines))
+	for i := range r.Lines {
+		values[i] = get(&r.Lines[i])
 	}
-	rows.keys = append(rows.keys, key)
-	rows.skus = append(rows.skus, literal(r.Lines, func(b []byte, l *inventory.Line) []byte { return appendQuoted(b, l.SKU) }))
-	rows.locations = append(rows.locations, literal(r.Lines, func(b []byte, l *inventory.Line) []byte { return appendQuoted(b, l.Location) }))
-	rows.quantities = append(rows.quantities, literal(r.Lines, func(b []byte, l *inventory.Line) []byte { return strconv.AppendInt(b, l.Quantity, 10) }))
-	rows.committed = append(rows.committed, nil)
-	if r.Status == inventory.Committed {
-		sold := literal(r.Lines, func(b []byte, l *inventory.Line) []byte { return strconv.AppendInt(b, l.Committed, 10) })
-		rows.committed[len(rows.committed)-1] = &sold
-	}
-	rows.policies = append(rows.policies, policyLiteral(r.Lines))
-	rows.created, rows.expires = append(rows.created, r.CreatedAt), append(rows.expires, r.ExpiresAt)
-	var closed *time.Time
-	if !r.ClosedAt.IsZero() {
-		closed = &r.ClosedAt
-	}
-	rows.closed = append(rows.closed, closed)
-	rows.versions = append(rows.versions, r.Version)
+	return values
 }
 
-// policyLiteral returns the lines' policies, nil when all are Reserve.
-func policyLiteral(lines []inventory.Line) *string {
-	for _, l := range lines {
+// key returns the reservation's key, nil for none.
+func key(r *inventory.Reservation) []byte {
+	if r.Key == "" {
+		return nil
+	}
+	return []byte(r.Key)
+}
+
+// closedAt returns when the reservation ended, nil while it is active.
+func closedAt(r *inventory.Reservation) *time.Time {
+	if r.ClosedAt.IsZero() {
+		return nil
+	}
+	return &r.ClosedAt
+}
+
+// committed returns the units sold of each line, nil for a reservation that was not committed.
+func committed(r *inventory.Reservation) []int64 {
+	if r.Status != inventory.Committed {
+		return nil
+	}
+	return ofLines(r, func(l *inventory.Line) int64 { return l.Committed })
+}
+
+// committedLiteral is committed in PostgreSQL's syntax.
+func committedLiteral(r *inventory.Reservation) *string {
+	if r.Status != inventory.Committed {
+		return nil
+	}
+	text := numberLiteral(committed(r))
+	return &text
+}
+
+// policies returns the lines' policies, nil when all are Reserve.
+func policies(r *inventory.Reservation) []string {
+	for _, l := range r.Lines {
 		if l.Policy != inventory.Reserve {
-			all := literal(lines, func(b []byte, l *inventory.Line) []byte { return append(b, l.Policy.String()...) })
-			return &all
+			return ofLines(r, func(l *inventory.Line) string { return l.Policy.String() })
 		}
 	}
 	return nil
 }
 
-// literal writes an array literal with an element for each line.
-func literal(lines []inventory.Line, element func([]byte, *inventory.Line) []byte) string {
-	b := append(make([]byte, 0, 2+16*len(lines)), '{')
-	for i := range lines {
+func numberLiteral(values []int64) string {
+	return literal(values, func(b []byte, v int64) []byte { return strconv.AppendInt(b, v, 10) })
+}
+
+func textLiteral(values []string) string { return literal(values, appendQuoted) }
+
+// literal writes an array literal.
+func literal[T any](values []T, element func([]byte, T) []byte) string {
+	b := append(make([]byte, 0, 2+16*len(values)), '{')
+	for i, v := range values {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = element(b, &lines[i])
+		b = element(b, v)
 	}
 	return string(append(b, '}'))
 }

@@ -125,40 +125,30 @@ func (b *Batch) writeKeys(write *pgx.Batch, book *order.Book) {
 		sorted = append(sorted, hash)
 	}
 	slices.SortFunc(sorted, func(a, b order.KeyHash) int { return bytes.Compare(a[:], b[:]) })
-	hashes, fingerprints, ids := make([][]byte, n), make([][]byte, n), make([]string, n)
-	for i := range sorted {
-		key := book.Keys[sorted[i]]
-		hashes[i], fingerprints[i], ids[i] = sorted[i][:], key.Fingerprint[:], key.OrderID
-	}
-	write.Queue(`INSERT INTO idempotency_keys (key_hash, fingerprint, order_id, created_at)
-		SELECT *, $4::timestamptz FROM unnest($1::bytea[], $2::bytea[], $3::text[])`, hashes, fingerprints, ids, book.Now)
+	type H = order.KeyHash
+	pgdb.Insert(write, "idempotency_keys",
+		pgdb.Each("key_hash", "bytea", pgdb.Of(sorted, func(h H) []byte { return h[:] })),
+		pgdb.Each("fingerprint", "bytea", pgdb.Of(sorted, func(h H) []byte { return book.Keys[h].Fingerprint[:] })),
+		pgdb.Each("order_id", "text", pgdb.Of(sorted, func(h H) string { return book.Keys[h].OrderID })),
+		pgdb.One("created_at", "timestamptz", book.Now),
+	)
 }
 
 func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
-	var made orderRows
-	var lines lineRows
+	var made []*order.Order
 	var ids, statuses, reservations, references = []string(nil), []string(nil), []string(nil), []*string(nil)
 	var versions []uint64
 	for _, c := range book.Changes {
 		o := c.Order
 		if c.Before == order.None {
-			made.add(o)
-			lines.add(o)
+			made = append(made, o)
 			continue
 		}
 		ids, statuses, versions = append(ids, o.ID), append(statuses, o.Status.String()), append(versions, o.Version)
 		reservations, references = append(reservations, o.ReservationID), append(references, pgdb.Optional(o.PaymentReference))
 	}
-	if len(made.ids) > 0 {
-		write.Queue(`INSERT INTO orders (id, customer_id, status, total, currency, reservation_id, payment_reference, hold_expires_at,
-				placed_reservation_id, key_hash, version, created_at, updated_at)
-			SELECT *, $12::timestamptz, $12::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
-				$7::text[], $8::timestamptz[], $9::text[], $10::bytea[], $11::bigint[])`,
-			made.ids, made.customers, made.statuses, made.totals, made.currencies, made.reservations, made.references, made.expires,
-			made.placed, made.hashes, made.versions, book.Now)
-		write.Queue(`INSERT INTO order_lines (order_id, line, sku, location, quantity, unit_price)
-			SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])`,
-			lines.orders, lines.numbers, lines.skus, lines.locations, lines.quantities, lines.prices)
+	if len(made) > 0 {
+		insertOrders(write, made, book.Now)
 	}
 	if len(ids) > 0 {
 		write.Queue(`UPDATE orders o SET status = u.status, version = u.version, payment_reference = u.reference, updated_at = $6,
@@ -171,18 +161,15 @@ func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
 }
 
 func (b *Batch) writeEvents(write *pgx.Batch, book *order.Book) {
-	n := len(book.Events)
-	if n == 0 {
+	events := book.Events
+	if len(events) == 0 {
 		return
 	}
-	ids, versions, statuses := make([]string, n), make([]uint64, n), make([]string, n)
-	for i := range book.Events {
-		e := &book.Events[i]
-		ids[i], versions[i], statuses[i] = e.OrderID, e.Version, e.Status.String()
-	}
-	write.Queue(`WITH c AS (UPDATE counters SET value = value + $5 WHERE name = $6 RETURNING value - $5 AS base)
-		INSERT INTO order_events (seq, time, order_id, version, status)
-		SELECT c.base + u.n, $4::timestamptz, u.order_id, u.version, u.status
-		FROM c, unnest($1::text[], $2::bigint[], $3::text[]) WITH ORDINALITY u(order_id, version, status, n)`,
-		ids, versions, statuses, book.Now, int64(n), pgdb.CounterOrderEvents)
+	type E = order.Event
+	pgdb.InsertNumbered(write, "order_events", pgdb.CounterOrderEvents, len(events),
+		pgdb.One("time", "timestamptz", book.Now),
+		pgdb.Each("order_id", "text", pgdb.Of(events, func(e E) string { return e.OrderID })),
+		pgdb.Alike("version", "bigint", pgdb.Of(events, func(e E) uint64 { return e.Version })),
+		pgdb.Alike("status", "text", pgdb.Of(events, func(e E) string { return e.Status.String() })),
+	)
 }

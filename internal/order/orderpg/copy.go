@@ -34,11 +34,9 @@ func copyOrders(ctx context.Context, c *pgdb.Copy, from Source, told func(string
 	}
 	return c.Part(ctx, "orders", columns, "", func(add func([]any) error) error {
 		return from.Orders(ctx, func(o *order.Order) error {
-			var rows orderRows
-			rows.add(o)
 			return add([]any{
-				o.ID, o.CustomerID, o.Status.String(), o.Total.Amount, o.Total.Currency, o.ReservationID, rows.references[0], o.HoldExpiresAt,
-				rows.placed[0], o.KeyHash[:], o.CreatedAt, o.UpdatedAt, o.Version,
+				o.ID, o.CustomerID, o.Status.String(), o.Total.Amount, o.Total.Currency, o.ReservationID, pgdb.Optional(o.PaymentReference), o.HoldExpiresAt,
+				pgdb.Optional(placedReservation(o)), o.KeyHash[:], o.CreatedAt, o.UpdatedAt, o.Version,
 			})
 		})
 	}, told)

@@ -11,43 +11,54 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
-// orderRows are new orders as columns, for unnest.
-type orderRows struct {
-	ids, customers, statuses, currencies, reservations []string
-	references, placed                                 []*string
-	totals                                             []int64
-	expires                                            []time.Time
-	hashes                                             [][]byte
-	versions                                           []uint64
-}
-
-func (rows *orderRows) add(o *order.Order) {
-	rows.ids, rows.customers = append(rows.ids, o.ID), append(rows.customers, o.CustomerID)
-	rows.statuses = append(rows.statuses, o.Status.String())
-	rows.totals, rows.currencies = append(rows.totals, o.Total.Amount), append(rows.currencies, o.Total.Currency)
-	rows.reservations, rows.references = append(rows.reservations, o.ReservationID), append(rows.references, pgdb.Optional(o.PaymentReference))
-	rows.expires = append(rows.expires, o.HoldExpiresAt)
-	var placed *string
-	if o.Placed.ReservationID != o.ReservationID {
-		placed = &o.Placed.ReservationID
+// insertOrders queues the insertion of new orders with their lines.
+func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
+	type O = *order.Order
+	pgdb.Insert(write, "orders",
+		pgdb.Each("id", "text", pgdb.Of(made, func(o O) string { return o.ID })),
+		pgdb.Each("customer_id", "text", pgdb.Of(made, func(o O) string { return o.CustomerID })),
+		pgdb.Alike("status", "text", pgdb.Of(made, func(o O) string { return o.Status.String() })),
+		pgdb.Each("total", "bigint", pgdb.Of(made, func(o O) int64 { return o.Total.Amount })),
+		pgdb.Alike("currency", "text", pgdb.Of(made, func(o O) string { return o.Total.Currency })),
+		pgdb.Each("reservation_id", "text", pgdb.Of(made, func(o O) string { return o.ReservationID })),
+		pgdb.AlikeText("payment_reference", pgdb.Of(made, func(o O) string { return o.PaymentReference })),
+		pgdb.Each("hold_expires_at", "timestamptz", pgdb.Of(made, func(o O) time.Time { return o.HoldExpiresAt })),
+		pgdb.AlikeText("placed_reservation_id", pgdb.Of(made, placedReservation)),
+		pgdb.Each("key_hash", "bytea", pgdb.Of(made, func(o O) []byte { return o.KeyHash[:] })),
+		pgdb.Alike("version", "bigint", pgdb.Of(made, func(o O) uint64 { return o.Version })),
+		pgdb.One("created_at", "timestamptz", now),
+		pgdb.One("updated_at", "timestamptz", now),
+	)
+	var lines []line
+	for _, o := range made {
+		for i := range o.Lines {
+			lines = append(lines, line{o.ID, int32(i + 1), &o.Lines[i]})
+		}
 	}
-	rows.placed = append(rows.placed, placed)
-	rows.hashes, rows.versions = append(rows.hashes, o.KeyHash[:]), append(rows.versions, o.Version)
+	pgdb.Insert(write, "order_lines",
+		pgdb.Each("order_id", "text", pgdb.Of(lines, func(l line) string { return l.order })),
+		pgdb.Alike("line", "integer", pgdb.Of(lines, func(l line) int32 { return l.number })),
+		pgdb.Each("sku", "text", pgdb.Of(lines, func(l line) string { return l.SKU })),
+		pgdb.Each("location", "text", pgdb.Of(lines, func(l line) string { return l.Location })),
+		pgdb.Each("quantity", "bigint", pgdb.Of(lines, func(l line) int64 { return l.Quantity })),
+		pgdb.Each("unit_price", "bigint", pgdb.Of(lines, func(l line) int64 { return l.UnitPrice })),
+	)
 }
 
-// lineRows are the lines of new orders as columns, for unnest.
-type lineRows struct {
-	orders, skus, locations []string
-	numbers                 []int32
-	quantities, prices      []int64
+// line is a line of an order; its number begins with 1.
+type line struct {
+	order  string
+	number int32
+	*order.Line
 }
 
-func (rows *lineRows) add(o *order.Order) {
-	for i, l := range o.Lines {
-		rows.orders, rows.numbers = append(rows.orders, o.ID), append(rows.numbers, int32(i+1))
-		rows.skus, rows.locations = append(rows.skus, l.SKU), append(rows.locations, l.Location)
-		rows.quantities, rows.prices = append(rows.quantities, l.Quantity), append(rows.prices, l.UnitPrice)
+// placedReservation returns the reservation that an order was placed with, "" where it
+// still has that.
+func placedReservation(o *order.Order) string {
+	if o.Placed.ReservationID == o.ReservationID {
+		return ""
 	}
+	return o.Placed.ReservationID
 }
 
 // orderColumns are an order's, its lines as arrays.
