@@ -48,6 +48,8 @@ func startTogether(
 	cfg.Name = "orders' database"
 	// A second batch would wait for the same rows and counters, and leave both smaller.
 	cfg.InFlight = 1
+	// What a transaction costs by itself is that of some ten orders.
+	cfg.Gather = 64
 	t := &together{db: db, service: service, inventory: stock, orders: orders}
 	var err error
 	t.batcher, err = groupcommit.New(cfg, t)

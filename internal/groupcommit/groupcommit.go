@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -82,6 +83,13 @@ type Config struct {
 	// InFlight is how many batches may be decided but not yet durable.
 	// Defaults to 2; see docs/adr/0002-two-batches-in-flight.md.
 	InFlight int
+	// Gather has a batch of fewer requests than this wait, before it is taken, for those
+	// who were answered just now: callers that ask again and again would otherwise fall
+	// into two halves, one of which waits while the other is committed. It waits until as
+	// many have come, or until none has come for a twentieth of what the last batch took.
+	// That pays where a batch has a price of its own, as a round trip has, and few share
+	// it. A lone request loses no time. Defaults to 0: no batch waits.
+	Gather int
 	// StallAfter is how long a commit may take before those who wait for it, or queue
 	// behind it, get fault.Timeout and new requests are refused, until it ends. It
 	// replaces a timer for each request. Defaults to 10 s.
@@ -112,8 +120,8 @@ func (c Config) withDefaults() Config {
 
 // Validate explains what is wrong with c.
 func (c Config) Validate() error {
-	if c.MaxBatch < 0 || c.MaxQueue < 0 || c.InFlight < 0 || c.RetryAfter < 0 || c.StallAfter < 0 {
-		return errors.New("groupcommit: MaxBatch, MaxQueue, InFlight, StallAfter and RetryAfter must not be negative")
+	if c.MaxBatch < 0 || c.MaxQueue < 0 || c.InFlight < 0 || c.Gather < 0 || c.RetryAfter < 0 || c.StallAfter < 0 {
+		return errors.New("groupcommit: MaxBatch, MaxQueue, InFlight, Gather, StallAfter and RetryAfter must not be negative")
 	}
 	return nil
 }
@@ -138,6 +146,9 @@ type Batcher[Req, Res any] struct {
 	durable atomic.Uint64          // batches answered
 	advance atomic.Pointer[signal] // closed and replaced whenever durable grows
 	stalled atomic.Pointer[signal] // closed while a commit takes too long
+	last    struct {
+		requests, took atomic.Int64 // of the last batch that was answered; nanoseconds
+	}
 }
 
 // signal is a channel that is closed for all who wait and replaced for those to come.
@@ -373,7 +384,9 @@ func (b *Batcher[Req, Res]) decide() {
 
 // next waits for work and takes a batch of it; nil when the Batcher has stopped.
 func (b *Batcher[Req, Res]) next() *flight[Req, Res] {
+	expect := b.Queued() + int(b.last.requests.Load())
 	for {
+		b.gather(expect)
 		b.mu.Lock()
 		f := b.take()
 		stopped := b.stopped
@@ -385,6 +398,20 @@ func (b *Batcher[Req, Res]) next() *flight[Req, Res] {
 			return nil
 		}
 		<-b.wake
+	}
+}
+
+// gather gives way to others until as many as are expected wait, or no more come; see
+// Config.Gather.
+func (b *Batcher[Req, Res]) gather(expect int) {
+	expect = min(expect, b.cfg.Gather, b.cfg.MaxBatch)
+	patience := time.Duration(b.last.took.Load()) / 20
+	waiting, since := b.Queued(), time.Now()
+	for waiting > 0 && waiting < expect && time.Since(since) < patience {
+		runtime.Gosched()
+		if now := b.Queued(); now != waiting {
+			waiting, since = now, time.Now()
+		}
 	}
 }
 
@@ -454,6 +481,8 @@ func (b *Batcher[Req, Res]) finish() {
 			b.stalled.Store(newSignal()) // it was late and has ended
 		}
 		f.stats.Commit = time.Since(f.applied)
+		b.last.requests.Store(int64(f.requests))
+		b.last.took.Store(int64(f.stats.Apply + f.stats.Commit))
 		if b.Err() == nil {
 			b.durable.Add(1)
 			b.advance.Swap(newSignal()).close()
