@@ -30,7 +30,7 @@ func skuName(i int) string { return "SKU-" + strconv.Itoa(i) }
 func postgresSettings() map[string]string {
 	return map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "max_connections": "400", "shared_buffers": "1GB",
-		"max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum_naptime": "10s",
+		"max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	}
 }
 
@@ -47,14 +47,18 @@ type lab struct {
 	databases int
 }
 
-// database makes a fresh database.
+// database makes a fresh database. The one before is dropped: the server would go on
+// vacuuming it.
 func (l *lab) database(ctx context.Context) (string, error) {
-	l.databases++
 	conn, err := pgx.Connect(ctx, l.server.URL("postgres"))
 	if err != nil {
 		return "", err
 	}
-	_, err = conn.Exec(ctx, "CHECKPOINT")
+	_, err = conn.Exec(ctx, "DROP DATABASE IF EXISTS bench"+strconv.Itoa(l.databases)+" WITH (FORCE)")
+	if err == nil {
+		_, err = conn.Exec(ctx, "CHECKPOINT")
+	}
+	l.databases++
 	if err = errors.Join(err, conn.Close(ctx)); err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package orderpg
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,9 +12,11 @@ import (
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
-// insertOrders queues the insertion of new orders with their lines.
+// insertOrders queues the insertion of new orders with their lines, in the order of their
+// IDs: they go to the ends of three indexes then, and a look-up of where they go is saved.
 func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
 	type O = *order.Order
+	slices.SortFunc(made, func(a, b O) int { return cmp.Compare(a.ID, b.ID) })
 	pgdb.Insert(write, "orders",
 		pgdb.Each("id", "text", pgdb.Of(made, func(o O) string { return o.ID })),
 		pgdb.Each("customer_id", "text", pgdb.Of(made, func(o O) string { return o.CustomerID })),
