@@ -2,6 +2,7 @@ package pgdb
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,9 +33,9 @@ func Each[T any](name, typ string, values []T) Column {
 	return Column{name: name, typ: typ, value: values, array: true}
 }
 
-// Alike is a column whose values are the same in nearly every batch. Each set of columns
-// that turn out alike is a statement to be planned, so it is not for what is alike by
-// chance.
+// Alike is a column whose values are often the same in all rows of a batch: what is being
+// sold while everyone wants the same. Each set of columns that turn out alike is a
+// statement of its own, which every connection plans once; there must not be many.
 func Alike[T comparable](name, typ string, values []T) Column {
 	return alike(name, typ, values, func(a, b T) bool { return a == b })
 }
@@ -76,18 +77,12 @@ func Of[R, T any](rows []R, get func(R) T) []T {
 // Lists is a column of arrays; typ is the type of their elements, and nil is NULL. literal
 // writes one in PostgreSQL's syntax: unnest would flatten arrays of arrays, so those of
 // several elements go as text.
-func Lists[T any](name, typ string, values [][]T, literal func([]T) string) Column {
-	if len(values) == 1 {
-		return One(name, typ+"[]", values[0])
+func Lists[T comparable](name, typ string, values [][]T, literal func([]T) string) Column {
+	c := alike(name, typ+"[]", values, slices.Equal[[]T])
+	if !c.array {
+		return c
 	}
-	single, none := true, true
-	for _, v := range values {
-		single, none = single && len(v) == 1, none && v == nil
-	}
-	switch {
-	case none:
-		return One(name, typ+"[]", values[0])
-	case single:
+	if !slices.ContainsFunc(values, func(v []T) bool { return len(v) != 1 }) {
 		elements := make([]T, len(values))
 		for i, v := range values {
 			elements[i] = v[0]

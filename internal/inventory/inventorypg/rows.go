@@ -27,7 +27,7 @@ func insertReservations(write *pgx.Batch, made []*inventory.Reservation) {
 		pgdb.Lists("committed", "bigint", pgdb.Of(made, committed), numberLiteral),
 		pgdb.Lists("policies", "text", pgdb.Of(made, policies), textLiteral),
 		pgdb.Alike("created_at", "timestamptz", pgdb.Of(made, func(r R) time.Time { return r.CreatedAt })),
-		pgdb.Each("expires_at", "timestamptz", pgdb.Of(made, func(r R) time.Time { return r.ExpiresAt })),
+		pgdb.Alike("expires_at", "timestamptz", pgdb.Of(made, func(r R) time.Time { return r.ExpiresAt })),
 		pgdb.Alike("closed_at", "timestamptz", pgdb.Of(made, closedAt)),
 		pgdb.Alike("version", "bigint", pgdb.Of(made, func(r R) uint64 { return r.Version })),
 	)

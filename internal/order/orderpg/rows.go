@@ -21,11 +21,11 @@ func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
 		pgdb.Each("id", "text", pgdb.Of(made, func(o O) string { return o.ID })),
 		pgdb.Each("customer_id", "text", pgdb.Of(made, func(o O) string { return o.CustomerID })),
 		pgdb.Alike("status", "text", pgdb.Of(made, func(o O) string { return o.Status.String() })),
-		pgdb.Each("total", "bigint", pgdb.Of(made, func(o O) int64 { return o.Total.Amount })),
+		pgdb.Alike("total", "bigint", pgdb.Of(made, func(o O) int64 { return o.Total.Amount })),
 		pgdb.Alike("currency", "text", pgdb.Of(made, func(o O) string { return o.Total.Currency })),
 		pgdb.Each("reservation_id", "text", pgdb.Of(made, func(o O) string { return o.ReservationID })),
 		pgdb.AlikeText("payment_reference", pgdb.Of(made, func(o O) string { return o.PaymentReference })),
-		pgdb.Each("hold_expires_at", "timestamptz", pgdb.Of(made, func(o O) time.Time { return o.HoldExpiresAt })),
+		pgdb.Alike("hold_expires_at", "timestamptz", pgdb.Of(made, func(o O) time.Time { return o.HoldExpiresAt })),
 		pgdb.AlikeText("placed_reservation_id", pgdb.Of(made, placedReservation)),
 		pgdb.Each("key_hash", "bytea", pgdb.Of(made, func(o O) []byte { return o.KeyHash[:] })),
 		pgdb.Alike("version", "bigint", pgdb.Of(made, func(o O) uint64 { return o.Version })),
@@ -41,10 +41,10 @@ func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
 	pgdb.Insert(write, "order_lines",
 		pgdb.Each("order_id", "text", pgdb.Of(lines, func(l line) string { return l.order })),
 		pgdb.Alike("line", "integer", pgdb.Of(lines, func(l line) int32 { return l.number })),
-		pgdb.Each("sku", "text", pgdb.Of(lines, func(l line) string { return l.SKU })),
-		pgdb.Each("location", "text", pgdb.Of(lines, func(l line) string { return l.Location })),
-		pgdb.Each("quantity", "bigint", pgdb.Of(lines, func(l line) int64 { return l.Quantity })),
-		pgdb.Each("unit_price", "bigint", pgdb.Of(lines, func(l line) int64 { return l.UnitPrice })),
+		pgdb.Alike("sku", "text", pgdb.Of(lines, func(l line) string { return l.SKU })),
+		pgdb.Alike("location", "text", pgdb.Of(lines, func(l line) string { return l.Location })),
+		pgdb.Alike("quantity", "bigint", pgdb.Of(lines, func(l line) int64 { return l.Quantity })),
+		pgdb.Alike("unit_price", "bigint", pgdb.Of(lines, func(l line) int64 { return l.UnitPrice })),
 	)
 }
 
