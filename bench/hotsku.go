@@ -25,12 +25,13 @@ import (
 
 func skuName(i int) string { return "SKU-" + strconv.Itoa(i) }
 
-// postgresSettings are those of every design: durable, with room enough that no
+// postgresSettings are those of every design: durable, old WAL files recycled instead of
+// new ones made, as on a server that has run for a while, and with room enough that no
 // checkpoint falls into a measurement.
 func postgresSettings() map[string]string {
 	return map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "max_connections": "400", "shared_buffers": "1GB",
-		"max_wal_size": "16GB", "checkpoint_timeout": "1h",
+		"min_wal_size": "4GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h",
 	}
 }
 
