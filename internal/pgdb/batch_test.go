@@ -24,6 +24,7 @@ type probe struct {
 	decided   int
 	committed int
 	fail      func(attempt int) string // SQLSTATE to raise, "" for none
+	also      func(b *pgx.Batch)       // queues something else
 }
 
 func (p *probe) Read(*pgx.Batch, bool) {}
@@ -34,6 +35,9 @@ func (p *probe) Decide(b *pgx.Batch) error {
 		if state := p.fail(p.decided); state != "" {
 			b.Queue("DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '" + state + "'; END $$")
 		}
+	}
+	if p.also != nil {
+		p.also(b)
 	}
 	b.Queue("INSERT INTO probe DEFAULT VALUES")
 	return nil
