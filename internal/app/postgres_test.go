@@ -173,6 +173,30 @@ func TestPostgres_ThreeProcessesSellEachUnitOnceAndTheFeedTellsAll(t *testing.T)
 	}
 }
 
+func TestPostgres_BehindPgBouncerEachUnitIsSoldOnce(t *testing.T) {
+	t.Parallel()
+	direct := testkit.Database(t)
+	testkit.Open(t, direct) // migrates, which a pooler in transaction mode cannot carry
+	pooled := testkit.PgBouncer(t, direct)
+	var servers []*run
+	for range 2 {
+		servers = append(servers, startOn(t, pooled, func(cfg *Config) { cfg.Postgres.NoMigrate = true }))
+	}
+	const units = 200
+	servers[0].shop(map[string]int64{"HOT": units})
+	until(t, "the catalogue being known everywhere", func() bool { _, ok := servers[1].catalogue.Offer("HOT"); return ok })
+	c := newCustomers(t, servers...)
+	c.come(8, "HOT")
+
+	until(t, "everything being sold", func() bool { return servers[1].level("HOT").Available == 0 && c.refusedOnce() })
+
+	c.leave(servers[0])
+	if len(c.orders) != units {
+		t.Errorf("%d orders were acknowledged for %d units", len(c.orders), units)
+	}
+	settled(t, servers[1])
+}
+
 func (c *customers) refusedOnce() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
