@@ -146,8 +146,9 @@ type Batcher[Req, Res any] struct {
 	durable atomic.Uint64          // batches answered
 	advance atomic.Pointer[signal] // closed and replaced whenever durable grows
 	stalled atomic.Pointer[signal] // closed while a commit takes too long
-	last    struct {
-		requests, took atomic.Int64 // of the last batch that was answered; nanoseconds
+	last    struct { // what was so before the last batch was answered
+		expect atomic.Int64 // its requests and those that waited
+		took   atomic.Int64 // nanoseconds
 	}
 }
 
@@ -384,9 +385,8 @@ func (b *Batcher[Req, Res]) decide() {
 
 // next waits for work and takes a batch of it; nil when the Batcher has stopped.
 func (b *Batcher[Req, Res]) next() *flight[Req, Res] {
-	expect := b.Queued() + int(b.last.requests.Load())
 	for {
-		b.gather(expect)
+		b.gather()
 		b.mu.Lock()
 		f := b.take()
 		stopped := b.stopped
@@ -403,8 +403,8 @@ func (b *Batcher[Req, Res]) next() *flight[Req, Res] {
 
 // gather gives way to others until as many as are expected wait, or no more come; see
 // Config.Gather.
-func (b *Batcher[Req, Res]) gather(expect int) {
-	expect = min(expect, b.cfg.Gather, b.cfg.MaxBatch)
+func (b *Batcher[Req, Res]) gather() {
+	expect := min(int(b.last.expect.Load()), b.cfg.Gather, b.cfg.MaxBatch)
 	patience := time.Duration(b.last.took.Load()) / 20
 	waiting, since := b.Queued(), time.Now()
 	for waiting > 0 && waiting < expect && time.Since(since) < patience {
@@ -481,7 +481,7 @@ func (b *Batcher[Req, Res]) finish() {
 			b.stalled.Store(newSignal()) // it was late and has ended
 		}
 		f.stats.Commit = time.Since(f.applied)
-		b.last.requests.Store(int64(f.requests))
+		b.last.expect.Store(int64(b.Queued() + f.requests))
 		b.last.took.Store(int64(f.stats.Apply + f.stats.Commit))
 		if b.Err() == nil {
 			b.durable.Add(1)
