@@ -92,7 +92,11 @@ func hotskuExperiment(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf("\n10,000 SKUs of equal popularity, no hot spot.\n\n")
-	return l.compare(ctx, o, append(designs[1:2:2], uniformBaselines()...), uniform, 10_000)
+	designs = append(designs[1:2:2], uniformBaselines()...)
+	designs = append(designs, design{
+		"for comparison: one CTE statement that stores all that Penstock does; a pool of 4", sql((*lab).penstocksTables, shared, sameFacts),
+	})
+	return l.compare(ctx, o, designs, uniform, 10_000)
 }
 
 // compare prints a table of designs by clients.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
 // baselineSchema has the same facts as Penstock's: stock, order, line, key, event.
@@ -39,7 +42,7 @@ const (
 )
 
 func baselines() []design {
-	return append(uniformBaselines(), design{"one row a unit, SKIP LOCKED; a connection a client", sql(perClient, skipLocked)},
+	return append(uniformBaselines(), design{"one row a unit, SKIP LOCKED; a connection a client", sql((*lab).rowAUnit, perClient, skipLocked)},
 		design{"Redis Lua decrement, orders to PostgreSQL afterwards; appendfsync always", redisDesign("always")},
 		design{"the same; appendfsync everysec", redisDesign("everysec")})
 }
@@ -47,11 +50,53 @@ func baselines() []design {
 // uniformBaselines are those that make sense without a hot spot, too.
 func uniformBaselines() []design {
 	return []design{
-		{"conditional UPDATE, one transaction an order; a connection a client", sql(perClient, conditional)},
-		{"the same, a pool of 4", sql(shared, conditional)},
-		{"one CTE statement, UPDATE last; a pool of 4", sql(shared, oneStatement)},
-		{"SELECT … FOR UPDATE, then update; a connection a client", sql(perClient, forUpdate)},
+		{"conditional UPDATE, one transaction an order; a connection a client", sql((*lab).baseline, perClient, conditional)},
+		{"the same, a pool of 4", sql((*lab).baseline, shared, conditional)},
+		{"one CTE statement, UPDATE last; a pool of 4", sql((*lab).baseline, shared, oneStatement)},
+		{"SELECT … FOR UPDATE, then update; a connection a client", sql((*lab).baseline, perClient, forUpdate)},
 	}
+}
+
+// sameFacts is oneStatement with all that Penstock stores beside the order: the
+// reservation, the ledger, and numbers without gaps. It says what those cost without batches.
+func sameFacts(ctx context.Context, conn *pgxpool.Conn, id, key, customer, sku string) (bool, error) {
+	now := time.Now()
+	hash := sha256.Sum256([]byte(key))
+	done, err := conn.Exec(ctx, `WITH r AS (INSERT INTO reservations (id, status, order_id, skus, locations, quantities, created_at, expires_at, version)
+			VALUES ('rsv' || $1, 'active', $1, ARRAY[$2::text], ARRAY['main'], ARRAY[1::bigint], $3, $4, 1)),
+		k AS (INSERT INTO idempotency_keys (key_hash, fingerprint, order_id, created_at) VALUES ($5, $5, $1, $3)),
+		o AS (INSERT INTO orders (id, customer_id, status, total, currency, reservation_id, hold_expires_at, key_hash, version, created_at, updated_at)
+			VALUES ($1, $6, 'reserved', 185, 'GBP', 'rsv' || $1, $4, $5, 1, $3, $3)),
+		l AS (INSERT INTO order_lines VALUES ($1, 1, $2, 'main', 1, 185)),
+		s AS (UPDATE stock SET reserved = reserved + 1, version = version + 1 WHERE sku = $2 AND on_hand > reserved RETURNING 1),
+		c AS (UPDATE counters SET value = value + 1 WHERE name = 'ledger' AND EXISTS (SELECT 1 FROM s) RETURNING value),
+		d AS (UPDATE counters SET value = value + 1 WHERE name = 'order_events' AND EXISTS (SELECT 1 FROM c) RETURNING value),
+		g AS (INSERT INTO stock_ledger (seq, time, kind, sku, location, policy, quantity, reservation_id, order_id)
+			SELECT value, $3, 'reserved', $2, 'main', 'reserve', 1, 'rsv' || $1, $1 FROM c)
+		INSERT INTO order_events (seq, time, order_id, version, status) SELECT value, $3, $1, 1, 'reserved' FROM d`,
+		id, sku, now, now.Add(15*time.Minute), hash[:16], customer)
+	return err == nil && done.RowsAffected() == 1, err
+}
+
+// penstocksTables prepares a database as Penstock has it.
+func (l *lab) penstocksTables(ctx context.Context, d demand, units int) (string, error) {
+	url, err := l.database(ctx)
+	if err != nil {
+		return "", err
+	}
+	db, err := pgdb.Open(ctx, pgdb.Config{URL: url})
+	if err != nil {
+		return "", err
+	}
+	db.Close()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	for i := 0; i < d.skus && err == nil; i++ {
+		_, err = conn.Exec(ctx, "INSERT INTO stock (sku, location, on_hand, reserved, version) VALUES ($1, 'main', $2, 0, 1)", skuName(i), units)
+	}
+	return url, errors.Join(err, conn.Close(ctx))
 }
 
 // sellOutCheck has oneStatement look whether its order was stored; with plenty of stock
@@ -146,7 +191,7 @@ func skipLocked(ctx context.Context, conn *pgxpool.Conn, id, key, customer, sku 
 }
 
 // baseline prepares a database with stock.
-func (l *lab) baseline(ctx context.Context, d demand, units int, rowAUnit bool) (string, error) {
+func (l *lab) baseline(ctx context.Context, d demand, units int) (string, error) {
 	url, err := l.database(ctx)
 	if err != nil {
 		return "", err
@@ -163,14 +208,25 @@ func (l *lab) baseline(ctx context.Context, d demand, units int, rowAUnit bool) 
 		}
 		_, err = conn.Exec(ctx, "INSERT INTO stock VALUES ($1, $2)", name, units)
 	}
-	if err == nil && rowAUnit {
-		_, err = conn.Exec(ctx, "INSERT INTO units (sku) SELECT 'HOT' FROM generate_series(1, $1)", min(units, 200_000))
-		if err == nil {
-			_, err = conn.Exec(ctx, "CREATE INDEX ON units (sku, id) WHERE NOT sold")
-		}
-		if err == nil {
-			_, err = conn.Exec(ctx, "VACUUM ANALYZE units")
-		}
+	return url, errors.Join(err, conn.Close(ctx))
+}
+
+// rowAUnit is baseline with a row for each unit.
+func (l *lab) rowAUnit(ctx context.Context, d demand, units int) (string, error) {
+	url, err := l.baseline(ctx, d, units)
+	if err != nil {
+		return "", err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	_, err = conn.Exec(ctx, "INSERT INTO units (sku) SELECT 'HOT' FROM generate_series(1, $1)", min(units, 200_000))
+	if err == nil {
+		_, err = conn.Exec(ctx, "CREATE INDEX ON units (sku, id) WHERE NOT sold")
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, "VACUUM ANALYZE units")
 	}
 	return url, errors.Join(err, conn.Close(ctx))
 }
@@ -178,9 +234,9 @@ func (l *lab) baseline(ctx context.Context, d demand, units int, rowAUnit bool) 
 const countSold = "SELECT coalesce(sum(quantity), 0)::bigint FROM order_lines"
 
 // sql is a design in which each order is a transaction of PostgreSQL.
-func sql(connections int, sell sale) func(context.Context, *lab, demand, int) (result, int64, error) {
+func sql(prepare func(*lab, context.Context, demand, int) (string, error), connections int, sell sale) func(context.Context, *lab, demand, int) (result, int64, error) {
 	return func(ctx context.Context, l *lab, d demand, units int) (result, int64, error) {
-		url, err := l.baseline(ctx, d, units, true)
+		url, err := prepare(l, ctx, d, units)
 		if err != nil {
 			return result{}, 0, err
 		}
@@ -224,7 +280,7 @@ return 1`
 // redisDesign acknowledges when Redis has the order; a worker stores it afterwards.
 func redisDesign(fsync string) func(context.Context, *lab, demand, int) (result, int64, error) {
 	return func(ctx context.Context, l *lab, d demand, units int) (result, int64, error) {
-		url, err := l.baseline(ctx, d, units, false)
+		url, err := l.baseline(ctx, d, units)
 		if err != nil {
 			return result{}, 0, err
 		}
