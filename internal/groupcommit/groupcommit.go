@@ -2,7 +2,8 @@
 //
 // It does not know what a request means: the caller's Applier decides each one
 // and writes them all in one commit. It keeps no timer: an idle Batcher commits a
-// lone request at once, and batches grow only while earlier commits are in flight.
+// lone request at once, and batches grow only while earlier commits are in flight (or,
+// with Config.Gather, while those who were just answered come back).
 //
 // # Goroutines and order
 //
