@@ -147,7 +147,7 @@ type Batcher[Req, Res any] struct {
 	durable atomic.Uint64          // batches answered
 	advance atomic.Pointer[signal] // closed and replaced whenever durable grows
 	stalled atomic.Pointer[signal] // closed while a commit takes too long
-	last    struct { // what was so before the last batch was answered
+	last    struct {               // what was so before the last batch was answered
 		expect atomic.Int64 // its requests and those that waited
 		took   atomic.Int64 // nanoseconds
 	}
