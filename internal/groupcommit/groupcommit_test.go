@@ -190,6 +190,31 @@ func TestGather_ABatchOfEnoughRequestsDoesNotWait(t *testing.T) {
 	}
 }
 
+func TestGather_AfterAPauseALoneRequestGoesAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{commits: make(chan *commit, 10)}
+		b := start(t, groupcommit.Config{InFlight: 1, Gather: 64}, s)
+		many := make(chan error, 1)
+		go func() {
+			_, err := b.SubmitAll(t.Context(), []int{1, 2, 3, 4, 5, 6, 7, 8})
+			many <- err
+		}()
+		c := <-s.commits
+		time.Sleep(time.Second)
+		c.end <- nil
+		if err := <-many; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		lone := submit(t.Context(), b, 9)
+		(<-s.commits).end <- nil // it would never come: time stands still while others run
+		if got := <-lone; got.err != nil {
+			t.Error(got.err)
+		}
+	})
+}
+
 func TestGather_WhoDoesNotComeAgainIsNotWaitedForLong(t *testing.T) {
 	t.Parallel()
 	s := &store{commits: make(chan *commit, 10)}
