@@ -65,7 +65,8 @@ type DB struct {
 	cache *pebble.Cache
 	lock  io.Closer
 	// fatal is set when Pebble gave up; it may hold locks for ever then.
-	fatal *atomic.Bool
+	fatal  *atomic.Bool
+	failed atomic.Bool // a flush failed: nothing can be written any more, but closed
 
 	freeAt atomic.Int64 // unix nanoseconds of the last look at the disk
 	full   atomic.Bool
@@ -204,18 +205,35 @@ func (db *DB) Dir() string { return db.cfg.Dir }
 // Write begins to make b durable; the returned Pending's Wait tells when it is. It
 // panics when Pebble cannot go on, as groupcommit expects of a store that must stop.
 func (db *DB) Write(b *pebble.Batch) (*Pending, error) {
-	if err := db.ApplyNoSyncWait(b, pebble.Sync); err != nil {
+	if db.fatal.Load() || db.failed.Load() {
+		return nil, errors.New("write batch: the storage has failed before")
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			// A panic, perhaps of Pebble itself, which then holds a lock that the next write
+			// and Close would wait for without end.
+			db.fatal.Store(true)
+		}
+	}()
+	err := db.ApplyNoSyncWait(b, pebble.Sync)
+	returned = true
+	if err != nil {
 		return nil, fmt.Errorf("write batch: %w", err)
 	}
-	return &Pending{b}, nil
+	return &Pending{db, b}, nil
 }
 
 // Pending is a batch that is being made durable.
-type Pending struct{ batch *pebble.Batch }
+type Pending struct {
+	db    *DB
+	batch *pebble.Batch
+}
 
 // Wait returns when the batch is on disk, or with an error when that is uncertain.
 func (p *Pending) Wait() error {
 	if err := p.batch.SyncWait(); err != nil {
+		p.db.failed.Store(true) // another store's next write would make Pebble panic
 		return fmt.Errorf("flush batch to disk: %w", err)
 	}
 	if err := p.batch.Close(); err != nil {

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -294,4 +296,42 @@ func FuzzDecoder(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func TestWrite_AfterAFailedFlushNothingIsWrittenAndClosingWorks(t *testing.T) {
+	t.Parallel()
+	var broken atomic.Bool
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken.Load() && strings.HasSuffix(op.Path, ".log") {
+			return errors.New("input/output error")
+		}
+		return nil
+	}))
+	db, err := pebbledb.Open(pebbledb.Config{Dir: "data", FS: fs, MinFreeBytes: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() error {
+		b := db.NewBatch()
+		if err := b.Set([]byte("k"), []byte("v"), nil); err != nil {
+			t.Fatal(err)
+		}
+		p, err := db.Write(b)
+		if err != nil {
+			return err
+		}
+		return p.Wait()
+	}
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(true)
+	for range 3 { // without a panic, after which Pebble would hold its locks
+		if err := write(); err == nil {
+			t.Fatal("a write that cannot be flushed succeeded")
+		}
+	}
+	if err := db.Close(); err == nil { // it ends; with a lock held it would wait for ever
+		t.Error("closing tells nothing of the failure")
+	}
 }
