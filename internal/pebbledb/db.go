@@ -199,6 +199,10 @@ func (db *DB) Close() error {
 	return nil
 }
 
+// GaveUp reports whether Pebble panicked and may hold its locks for ever: all that can be
+// done is to end the process.
+func (db *DB) GaveUp() bool { return db.fatal.Load() }
+
 // Dir returns the data folder.
 func (db *DB) Dir() string { return db.cfg.Dir }
 

@@ -15,14 +15,14 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
 	"github.com/penstockhq/penstock/internal/fault"
 	"github.com/penstockhq/penstock/internal/pebbledb"
+	"github.com/penstockhq/penstock/internal/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testkit.Main(m) }
 
 func open(t testing.TB, cfg pebbledb.Config) *pebbledb.DB {
 	t.Helper()
@@ -298,8 +298,9 @@ func FuzzDecoder(f *testing.F) {
 	})
 }
 
-func TestWrite_AfterAFailedFlushNothingIsWrittenAndClosingWorks(t *testing.T) {
-	t.Parallel()
+// breakable returns a database and a way to let its log fail from then on.
+func breakable(t *testing.T) (db *pebbledb.DB, fail func()) {
+	t.Helper()
 	var broken atomic.Bool
 	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if broken.Load() && strings.HasSuffix(op.Path, ".log") {
@@ -311,27 +312,62 @@ func TestWrite_AfterAFailedFlushNothingIsWrittenAndClosingWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func() error {
-		b := db.NewBatch()
-		if err := b.Set([]byte("k"), []byte("v"), nil); err != nil {
-			t.Fatal(err)
-		}
-		p, err := db.Write(b)
-		if err != nil {
-			return err
-		}
-		return p.Wait()
-	}
-	if err := write(); err != nil {
+	return db, func() { broken.Store(true) }
+}
+
+// write writes more than a block of the log.
+func write(t *testing.T, db *pebbledb.DB) (*pebbledb.Pending, error) {
+	t.Helper()
+	b := db.NewBatch()
+	if err := b.Set([]byte("k"), make([]byte, 40<<10), nil); err != nil {
 		t.Fatal(err)
 	}
-	broken.Store(true)
-	for range 3 { // without a panic, after which Pebble would hold its locks
-		if err := write(); err == nil {
-			t.Fatal("a write that cannot be flushed succeeded")
+	return db.Write(b)
+}
+
+func TestWrite_AfterAFailedFlushNothingIsWritten(t *testing.T) {
+	t.Parallel()
+	db, fail := breakable(t)
+	fail()
+	p, err := write(t, db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err == nil {
+		t.Fatal("a write that cannot be flushed succeeded")
+	}
+	for range 3 { // Pebble would panic, holding the lock of its commits
+		if _, err := write(t, db); err == nil {
+			t.Error("a write after a failed flush was taken")
 		}
 	}
-	if err := db.Close(); err == nil { // it ends; with a lock held it would wait for ever
+	if err := db.Close(); err == nil {
 		t.Error("closing tells nothing of the failure")
+	}
+}
+
+func TestWrite_AfterPebblePanickedNobodyWaitsForItsLock(t *testing.T) {
+	t.Parallel()
+	db, fail := breakable(t)
+	fail()
+	panicked := false
+	for i := 0; i < 1000 && !panicked; i++ { // without waiting for any: the next store does not know yet
+		func() {
+			defer func() { panicked = recover() != nil }()
+			if _, err := write(t, db); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		time.Sleep(time.Millisecond)
+	}
+	testkit.PebbleGaveUp()
+	if !panicked || !db.GaveUp() {
+		t.Fatal("Pebble did not panic: the test did not test anything")
+	}
+	if _, err := write(t, db); err == nil {
+		t.Error("a write after that was taken")
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
 	}
 }
