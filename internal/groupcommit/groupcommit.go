@@ -30,7 +30,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -84,12 +83,8 @@ type Config struct {
 	// InFlight is how many batches may be decided but not yet durable.
 	// Defaults to 2; see docs/adr/0002-two-batches-in-flight.md.
 	InFlight int
-	// Gather has a batch of fewer requests than this wait, before it is taken, for those
-	// who were answered just now: callers that ask again and again would otherwise fall
-	// into two halves, one of which waits while the other is committed. It waits until as
-	// many have come, or until none has come for a twentieth of what the last batch took,
-	// at most a millisecond. That pays where a batch has a price of its own, as a round trip has, and few share
-	// it. A lone request loses no time, nor does the first after a pause. Defaults to 0: no batch waits.
+	// Gather has a batch of fewer requests than this wait a moment for those who were
+	// answered just now; see gather.go. Defaults to 0: no batch waits.
 	Gather int
 	// StallAfter is how long a commit may take before those who wait for it, or queue
 	// behind it, get fault.Timeout and new requests are refused, until it ends. It
@@ -149,16 +144,6 @@ type Batcher[Req, Res any] struct {
 	stalled atomic.Pointer[signal] // closed while a commit takes too long
 	last    atomic.Pointer[last]   // of the batches that were answered; nil before the first
 }
-
-// last is what was so when a batch was answered.
-type last struct {
-	expect int // its requests and those that waited
-	took   time.Duration
-	at     time.Time
-}
-
-// maxPatience bounds the wait for the next who comes, after a commit that took long.
-const maxPatience = time.Millisecond
 
 // signal is a channel that is closed for all who wait and replaced for those to come.
 type signal struct {
@@ -409,23 +394,6 @@ func (b *Batcher[Req, Res]) next() *flight[Req, Res] {
 	}
 }
 
-// gather gives way to others until as many as are expected wait, or no more come; see
-// Config.Gather.
-func (b *Batcher[Req, Res]) gather() {
-	last := b.last.Load()
-	if last == nil || time.Since(last.at) > last.took {
-		return // who comes now was not answered just now
-	}
-	expect := min(last.expect, b.cfg.Gather, b.cfg.MaxBatch)
-	patience := min(last.took/20, maxPatience)
-	for waiting, since := b.Queued(), time.Now(); waiting > 0 && waiting < expect && time.Since(since) < patience; {
-		runtime.Gosched()
-		if now := b.Queued(); now != waiting {
-			waiting, since = now, time.Now()
-		}
-	}
-}
-
 // take moves tickets from the queue into a new flight. The caller holds mu.
 func (b *Batcher[Req, Res]) take() *flight[Req, Res] {
 	f := &flight[Req, Res]{}
@@ -492,9 +460,7 @@ func (b *Batcher[Req, Res]) finish() {
 			b.stalled.Store(newSignal()) // it was late and has ended
 		}
 		f.stats.Commit = time.Since(f.applied)
-		if b.cfg.Gather > 0 {
-			b.last.Store(&last{b.Queued() + f.requests, f.stats.Apply + f.stats.Commit, time.Now()})
-		}
+		b.expect(f)
 		if b.Err() == nil {
 			b.durable.Add(1)
 			b.advance.Swap(newSignal()).close()

@@ -64,19 +64,29 @@ func (db *DB) trimSome(ctx context.Context, log, counter string, before time.Tim
 	return removed, db.Fault(err)
 }
 
-// ReadOn refuses to read a log on from a number when what follows it was removed: the
-// reader would miss events and not know. first is the number of the first row that was
-// found, 0 for none. From the beginning (0), what is left may be read.
-func (db *DB) ReadOn(ctx context.Context, counter string, after, first uint64) error {
-	if after == 0 || first == after+1 {
-		return nil
+// ReadLog reads up to limit rows of a numbered log that come after a number, in order. It
+// refuses when what follows that number was removed, as the counter trimmed says: the
+// reader would miss events and not know. From the beginning (0), what is left may be read.
+func ReadLog[T any](
+	ctx context.Context, db *DB, log, columns, trimmed string, after uint64, limit int, scan func(pgx.Row) (T, error), seq func(*T) uint64,
+) (found []T, err error) {
+	err = db.Query(ctx, "SELECT "+columns+" FROM "+log+" WHERE seq > $1 ORDER BY seq LIMIT $2", []any{after, limit}, func(rows pgx.Rows) error {
+		row, err := scan(rows)
+		found = append(found, row)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if after == 0 || len(found) > 0 && seq(&found[0]) == after+1 {
+		return found, nil
 	}
 	counters, err := db.Counters(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if trimmed := counters[counter]; after < trimmed {
-		return fault.New(fault.EventsRemoved, "%d events after this cursor were removed", trimmed-after)
+	if removed := counters[trimmed]; after < removed {
+		return nil, fault.New(fault.EventsRemoved, "%d events after this cursor were removed", removed-after)
 	}
-	return nil
+	return found, nil
 }

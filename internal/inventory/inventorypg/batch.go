@@ -336,14 +336,14 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 		write.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 			ORDER BY sku, location FOR UPDATE) locked`, slices.Concat(held.skus, changed.skus), slices.Concat(held.locations, changed.locations))
 	}
+	// Where plenty is left it does not matter what others have sold meanwhile, as long as
+	// plenty is left: nothing crosses zero, and the row is locked for the end of the batch only.
 	if len(held.skus) == 1 {
 		write.Queue(`WITH u AS (UPDATE stock SET reserved = reserved + $3, version = version + $4, track = track OR $5
 			WHERE sku = $1 AND location = $2 AND on_hand - reserved > $3 RETURNING 1)`+pgdb.Expect("1"),
 			held.skus[0], held.locations[0], held.reserved[0], held.versions[0], held.track[0])
 	}
 	if len(held.skus) > 1 {
-		// Where plenty is left it does not matter what others have sold meanwhile, as long as
-		// plenty is left: nothing crosses zero, and the row is locked for the end of the batch only.
 		write.Queue(`WITH u AS (UPDATE stock s SET reserved = s.reserved + n.more, version = s.version + n.entries, track = s.track OR n.track
 			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[]) n(sku, location, more, entries, track)
 			WHERE s.sku = n.sku AND s.location = n.location AND s.on_hand - s.reserved > n.more

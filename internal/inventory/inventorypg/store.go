@@ -270,21 +270,9 @@ func (s *Store) Closings(ctx context.Context, after uint64, limit int) (entries 
 }
 
 // Crossings returns crossings; see inventoryservice.Store.
-func (s *Store) Crossings(ctx context.Context, after uint64, limit int) (crossings []inventory.Crossing, err error) {
-	err = s.db.Query(ctx, "SELECT "+crossingColumns+" FROM stock_events WHERE seq > $1 ORDER BY seq LIMIT $2", []any{after, limit},
-		func(rows pgx.Rows) error {
-			c, err := scanCrossing(rows)
-			crossings = append(crossings, c)
-			return err
-		})
-	if err != nil {
-		return nil, err
-	}
-	first := uint64(0)
-	if len(crossings) > 0 {
-		first = crossings[0].Seq
-	}
-	return crossings, s.db.ReadOn(ctx, pgdb.CounterStockEventsTrimmed, after, first)
+func (s *Store) Crossings(ctx context.Context, after uint64, limit int) ([]inventory.Crossing, error) {
+	return pgdb.ReadLog(ctx, s.db, "stock_events", crossingColumns, pgdb.CounterStockEventsTrimmed, after, limit, scanCrossing,
+		func(c *inventory.Crossing) uint64 { return c.Seq })
 }
 
 // Trim removes ledger entries that are older than before, with the events of stock that

@@ -188,21 +188,9 @@ func (s *Store) query(ctx context.Context, tail string, args ...any) (found []or
 }
 
 // Events returns events; see orderservice.Store.
-func (s *Store) Events(ctx context.Context, after uint64, limit int) (events []order.Event, err error) {
-	err = s.db.Query(ctx, "SELECT "+eventColumns+" FROM order_events WHERE seq > $1 ORDER BY seq LIMIT $2", []any{after, limit},
-		func(rows pgx.Rows) error {
-			e, err := scanEvent(rows)
-			events = append(events, e)
-			return err
-		})
-	if err != nil {
-		return nil, err
-	}
-	first := uint64(0)
-	if len(events) > 0 {
-		first = events[0].Seq
-	}
-	return events, s.db.ReadOn(ctx, pgdb.CounterOrderEventsTrimmed, after, first)
+func (s *Store) Events(ctx context.Context, after uint64, limit int) ([]order.Event, error) {
+	return pgdb.ReadLog(ctx, s.db, "order_events", eventColumns, pgdb.CounterOrderEventsTrimmed, after, limit, scanEvent,
+		func(e *order.Event) uint64 { return e.Seq })
 }
 
 // Trim removes events that are older than before, and returns how many.
