@@ -2,8 +2,8 @@
 //
 // It does not know what a request means: the caller's Applier decides each one
 // and writes them all in one commit. It keeps no timer: an idle Batcher commits a
-// lone request at once, and batches grow only while earlier commits are in flight (or,
-// with Config.Gather, while those who were just answered come back).
+// lone request at once, and batches grow only while earlier commits are in flight
+// (or while Config.Gather waits a moment).
 //
 // # Goroutines and order
 //
