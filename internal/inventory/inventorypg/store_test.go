@@ -99,8 +99,10 @@ func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	place := inventory.Place{SKU: "A", Location: inventory.DefaultLocation}
-	reserve := func(n int64) []inventory.Command {
-		return []inventory.Command{&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: n}}}}
+	beside := inventory.Place{SKU: "B", Location: inventory.DefaultLocation}
+	reserve := func(n int64, more ...inventory.Line) []inventory.Command {
+		lines := append([]inventory.Line{{Place: place, Quantity: n}}, more...)
+		return []inventory.Command{&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: lines}}
 	}
 	for name, tc := range map[string]struct {
 		sold     int64 // by another process meanwhile, of 10
@@ -114,19 +116,23 @@ func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
 		"less is left than wanted": {sold: 4, wanted: 7, attempts: 2, held: false, events: 1},
 		"nothing is left":          {sold: 10, wanted: 1, attempts: 2, held: false, events: 2},
 	} {
-		t.Run(name, func(t *testing.T) {
+		check := func(t *testing.T, more ...inventory.Line) {
 			t.Parallel()
 			url, clock := testkit.Database(t), inventorytest.NewClock()
 			db := testkit.Open(t, url)
 			one, other := open(t, db, clock), open(t, testkit.Open(t, url), clock)
-			if _, err := one.Execute(ctx, []inventory.Command{&inventory.ReceiveCommand{Place: place, Quantity: 10}}); err != nil {
+			receive := []inventory.Command{&inventory.ReceiveCommand{Place: place, Quantity: 10}}
+			for _, l := range more {
+				receive = append(receive, &inventory.ReceiveCommand{Place: l.Place, Quantity: 10})
+			}
+			if _, err := one.Execute(ctx, receive); err != nil {
 				t.Fatal(err)
 			}
 			if out, err := other.Execute(ctx, reserve(tc.sold)); err != nil || out[0].Err != nil {
 				t.Fatal(err, out)
 			}
 			out := make([]inventory.Outcome, 1)
-			work := &guessing{Batch: one.NewBatch(reserve(tc.wanted), out)}
+			work := &guessing{Batch: one.NewBatch(reserve(tc.wanted, more...), out)}
 			commit, err := db.Begin(work)
 			if err == nil && commit != nil {
 				err = commit.Wait()
@@ -143,10 +149,13 @@ func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
 				t.Errorf("%+v, %v; want %d reserved", level, err, want)
 			}
 			events, err := other.Crossings(ctx, 0, 10)
-			if err != nil || len(events) != tc.events {
-				t.Errorf("%d events of stock crossing zero, %v; want %d", len(events), err, tc.events)
+			if err != nil || len(events) != tc.events+len(more) {
+				t.Errorf("%d events of stock crossing zero, %v; want %d", len(events), err, tc.events+len(more))
 			}
-		})
+		}
+		// One row and several are written by different statements.
+		t.Run(name, func(t *testing.T) { check(t) })
+		t.Run(name+", beside another SKU", func(t *testing.T) { check(t, inventory.Line{Place: beside, Quantity: 1}) })
 	}
 }
 
