@@ -125,7 +125,7 @@ func (w *placementWork) Read(b *pgx.Batch, again bool) {
 }
 
 // Decide holds stock for every order whose key is not known, and stores those that got it.
-func (w *placementWork) Decide(b *pgx.Batch) error {
+func (w *placementWork) Decide() error {
 	n := len(w.placements)
 	fresh, index := make([]inventory.Command, 0, n), make([]int, 0, n)
 	first := make(map[order.KeyHash]int, n)
@@ -139,7 +139,7 @@ func (w *placementWork) Decide(b *pgx.Batch) error {
 	}
 	held := make([]inventory.Outcome, len(fresh))
 	w.stock.Narrow(fresh, held)
-	if err := w.stock.Decide(b); err != nil {
+	if err := w.stock.Decide(); err != nil {
 		return err
 	}
 	for j := range held {
@@ -155,10 +155,10 @@ func (w *placementWork) Decide(b *pgx.Batch) error {
 			w.out[i].stock.Err = w.out[f].stock.Err
 		}
 	}
-	return w.decideOrders(b)
+	return w.decideOrders()
 }
 
-func (w *placementWork) decideOrders(b *pgx.Batch) error {
+func (w *placementWork) decideOrders() error {
 	creates, index := make([]order.Command, 0, len(w.placements)), make([]int, 0, len(w.placements))
 	for i, p := range w.placements {
 		if w.out[i].stock.Err == nil {
@@ -167,7 +167,7 @@ func (w *placementWork) decideOrders(b *pgx.Batch) error {
 	}
 	outcomes := make([]order.Outcome, len(creates))
 	w.orders.Narrow(creates, outcomes)
-	if err := w.orders.Decide(b); err != nil {
+	if err := w.orders.Decide(); err != nil {
 		return err
 	}
 	for j := range outcomes {
@@ -176,10 +176,16 @@ func (w *placementWork) decideOrders(b *pgx.Batch) error {
 	return nil
 }
 
+// Write queues the rows of both.
+func (w *placementWork) Write(to *pgdb.Writes) {
+	w.stock.Write(to)
+	w.orders.Write(to)
+}
+
 // Number queues what the counters number, the inventory's first.
-func (w *placementWork) Number(b *pgx.Batch) {
-	w.stock.Number(b)
-	w.orders.Number(b)
+func (w *placementWork) Number(to *pgdb.Writes) {
+	w.stock.Number(to)
+	w.orders.Number(to)
 }
 
 // Committed tells both.

@@ -19,11 +19,12 @@ type Work interface {
 	// trip: what is decided on memory must then hold when it is written; see Expect and
 	// unique indexes. again says that it did not hold: now everything must be looked at.
 	Read(b *pgx.Batch, again bool)
-	// Decide decides everything and queues what is to be written; nothing for nothing.
-	// It may be called more than once, each time from the beginning.
-	Decide(b *pgx.Batch) error
-	// Number queues, after Decide, what takes numbers from counters.
-	Number(b *pgx.Batch)
+	// Decide decides everything. It may be called more than once, each time from the beginning.
+	Decide() error
+	// Write queues what is to be written, nothing for nothing.
+	Write(w *Writes)
+	// Number queues, after that, what takes numbers from counters.
+	Number(w *Writes)
 	// Committed is called when the batch is durable, or when it wrote nothing.
 	Committed()
 }
@@ -42,7 +43,7 @@ func (db *DB) Begin(work Work) (groupcommit.Commit, error) {
 	if err := t.start(); err != nil {
 		return t.again(err)
 	}
-	if t.results == nil {
+	if t.writes == nil {
 		work.Committed()
 		return nil, nil //nolint:nilnil // nothing was written
 	}
@@ -56,11 +57,10 @@ type transaction struct {
 	attempt int
 	until   time.Time // when to give up, from the first failure on
 
-	conn    *pgxpool.Conn
-	cancel  context.CancelFunc
-	results pgx.BatchResults // of the last round trip; nil where nothing is written
-	queued  int
-	token   [16]byte // marks this attempt's commit
+	conn   *pgxpool.Conn
+	cancel context.CancelFunc
+	writes *Writes  // on their way; nil where nothing is written
+	token  [16]byte // marks this attempt's commit
 }
 
 // start begins an attempt: it reads, decides, and sends what is to be written. After an
@@ -74,43 +74,45 @@ func (t *transaction) start() (err error) {
 	}
 	ctx, t.cancel = context.WithTimeout(context.Background(), 2*t.db.cfg.StatementTimeout)
 	defer func() {
-		if err != nil || t.results == nil {
+		if err != nil || t.writes == nil {
 			t.rollback()
 		}
 	}()
-	t.token, t.results = uuid.New(), nil
-	var read, write pgx.Batch
+	t.token, t.writes = uuid.New(), nil
+	var read pgx.Batch
 	read.Queue("BEGIN")
 	t.db.settings(&read, t.conn.Conn())
 	head := read.Len()
 	t.work.Read(&read, t.attempt > 0)
-	if read.Len() > head {
-		if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
-		return t.send(ctx, &write, "COMMIT")
+	if read.Len() == head {
+		// Nothing is read, so what is written in one go is one transaction by itself.
+		return t.send(ctx, "")
 	}
-	// Nothing is read, so what is written in one go is one transaction by itself.
-	t.db.settings(&write, t.conn.Conn())
-	return t.send(ctx, &write, "")
+	if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	return t.send(ctx, "COMMIT")
 }
 
 // send decides and sends what is to be written.
-func (t *transaction) send(ctx context.Context, write *pgx.Batch, commit string) error {
-	before := write.Len()
-	if err := t.work.Decide(write); err != nil {
+func (t *transaction) send(ctx context.Context, commit string) error {
+	if err := t.work.Decide(); err != nil {
 		return err
 	}
-	t.work.Number(write)
-	if write.Len() == before {
+	w := t.db.write(t.conn.Conn(), commit != "")
+	t.work.Write(w)
+	t.work.Number(w)
+	if w.queued == 0 {
 		return nil
 	}
-	write.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
+	w.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
 	if commit != "" {
-		write.Queue(commit)
+		w.Queue(commit)
 	}
-	t.queued = write.Len()
-	t.results = t.conn.SendBatch(ctx, write)
+	if err := w.commit(ctx); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	t.writes = w
 	return nil
 }
 
@@ -152,15 +154,7 @@ func (t *transaction) Wait() error {
 
 // finish reads the answers to what was sent.
 func (t *transaction) finish() error {
-	var err error
-	for range t.queued {
-		if _, e := t.results.Exec(); e != nil && err == nil {
-			err = e
-		}
-	}
-	if e := t.results.Close(); err == nil {
-		err = e
-	}
+	err := t.writes.wait()
 	if err == nil {
 		t.release()
 		return nil
@@ -214,7 +208,7 @@ func (t *transaction) again(err error) (groupcommit.Commit, error) {
 			pause(t.attempt)
 		}
 		next := t.start()
-		if next == nil && t.results == nil {
+		if next == nil && t.writes == nil {
 			t.work.Committed()
 			return nil, nil //nolint:nilnil // nothing was written
 		}

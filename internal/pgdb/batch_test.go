@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,26 +25,29 @@ type probe struct {
 	decided   int
 	committed int
 	fail      func(attempt int) string // SQLSTATE to raise, "" for none
-	also      func(b *pgx.Batch)       // queues something else
+	also      func(w *pgdb.Writes)     // queues something else
 }
 
 func (p *probe) Read(*pgx.Batch, bool) {}
 
-func (p *probe) Decide(b *pgx.Batch) error {
+func (p *probe) Decide() error {
 	p.decided++
-	if p.fail != nil {
-		if state := p.fail(p.decided); state != "" {
-			b.Queue("DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '" + state + "'; END $$")
-		}
-	}
-	if p.also != nil {
-		p.also(b)
-	}
-	b.Queue("INSERT INTO probe DEFAULT VALUES")
 	return nil
 }
 
-func (p *probe) Number(*pgx.Batch) {}
+func (p *probe) Write(w *pgdb.Writes) {
+	if p.fail != nil {
+		if state := p.fail(p.decided); state != "" {
+			w.Queue("DO $$ BEGIN RAISE EXCEPTION 'a test' USING ERRCODE = '" + state + "'; END $$")
+		}
+	}
+	if p.also != nil {
+		p.also(w)
+	}
+	w.Queue("INSERT INTO probe DEFAULT VALUES")
+}
+
+func (p *probe) Number(*pgdb.Writes) {}
 
 func (p *probe) Committed() { p.committed++ }
 
@@ -192,9 +196,14 @@ func pump(to io.Writer, from io.Reader, lose *atomic.Bool, end func()) {
 
 func TestBegin_WhatBecameOfABrokenCommitIsFoundOut(t *testing.T) {
 	t.Parallel()
-	for name, lose := range map[string]func(*relay) *atomic.Bool{
-		"the answer got lost":  func(r *relay) *atomic.Bool { return &r.loseBack },
-		"the request got lost": func(r *relay) *atomic.Bool { return &r.loseThere },
+	type losing func(*relay) *atomic.Bool
+	for name, tt := range map[string]struct {
+		lose losing
+		also func(w *pgdb.Writes)
+	}{
+		"the answer got lost":        {lose: func(r *relay) *atomic.Bool { return &r.loseBack }},
+		"the request got lost":       {lose: func(r *relay) *atomic.Bool { return &r.loseThere }},
+		"a long request was cut off": {func(r *relay) *atomic.Bool { return &r.loseThere }, long},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -207,23 +216,31 @@ func TestBegin_WhatBecameOfABrokenCommitIsFoundOut(t *testing.T) {
 			}
 			t.Cleanup(db.Close)
 			for range 3 { // its statements are prepared then, so that the batch is one exchange
-				if err := run(db, &probe{}); err != nil {
+				if err := run(db, &probe{also: tt.also}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			before := rows()
-			lose(r).Store(true)
-			p := &probe{}
+			before, lost := rows(), tt.lose(r)
+			lost.Store(true)
+			p := &probe{also: tt.also}
 			if err := run(db, p); err != nil {
 				t.Fatal(err)
 			}
-			if lose(r).Load() {
+			if lost.Load() {
 				t.Fatal("nothing got lost: the test did not test anything")
 			}
 			if p.committed != 1 || rows() != before+1 {
 				t.Errorf("decided %d times, told %d times that it is committed, %d rows", p.decided, p.committed, rows()-before)
 			}
 		})
+	}
+}
+
+// long queues so much that it does not go in one piece.
+func long(w *pgdb.Writes) {
+	text := strings.Repeat("x", 1<<20)
+	for range 8 {
+		w.Queue("SELECT length($1::text)", text)
 	}
 }
 

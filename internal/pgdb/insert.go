@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // This file writes rows by the batch. An array for each column, unnested, costs the server
@@ -100,18 +98,18 @@ func Lists[T comparable](name, typ string, values [][]T, literal func([]T) strin
 }
 
 // Insert queues the insertion of rows, in the order of the values.
-func Insert(b *pgx.Batch, table string, columns ...Column) {
+func Insert(w *Writes, table string, columns ...Column) {
 	s := newInsertion(columns)
 	s.sql.WriteString("INSERT INTO ")
 	s.sql.WriteString(table)
 	s.names("")
 	s.values("", "")
-	b.Queue(s.sql.String(), s.args...)
+	w.Queue(s.sql.String(), s.args...)
 }
 
 // InsertNumbered queues the insertion of n rows with numbers, in column seq, that it takes
 // from a counter. The counter's row is locked from there on.
-func InsertNumbered(b *pgx.Batch, table, counter string, n int, columns ...Column) {
+func InsertNumbered(w *Writes, table, counter string, n int, columns ...Column) {
 	s := newInsertion(columns)
 	count, name := s.arg(int64(n)), s.arg(counter)
 	s.sql.WriteString("WITH c AS (UPDATE counters SET value = value + " + count + " WHERE name = " + name +
@@ -119,7 +117,7 @@ func InsertNumbered(b *pgx.Batch, table, counter string, n int, columns ...Colum
 	s.sql.WriteString(table)
 	s.names("seq, ")
 	s.values("c.base + n, ", "c")
-	b.Queue(s.sql.String(), s.args...)
+	w.Queue(s.sql.String(), s.args...)
 }
 
 // insertion is a statement that is being put together.

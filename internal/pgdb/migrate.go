@@ -74,7 +74,7 @@ func (m *Migrator) Known() int64 {
 
 // Up applies every migration that is not applied, and returns those that it did.
 func (m *Migrator) Up(ctx context.Context) ([]Migration, error) {
-	if err := m.check(ctx); err != nil {
+	if _, err := m.check(ctx); err != nil {
 		return nil, err
 	}
 	results, err := m.provider.Up(ctx)
@@ -118,17 +118,21 @@ func (m *Migrator) Status(ctx context.Context) ([]Migration, error) {
 	return migrations, nil
 }
 
-// check refuses a schema that is newer than this program.
-func (m *Migrator) check(ctx context.Context) error {
+// oldestSchema is the oldest version that this program runs on: the one before its own last
+// migration at least, so that processes and schema can be brought up to date in any order.
+const oldestSchema = 2
+
+// check returns the schema's version, and refuses one that is newer than this program.
+func (m *Migrator) check(ctx context.Context) (int64, error) {
 	version, err := m.provider.GetDBVersion(ctx)
 	if err != nil {
-		return fmt.Errorf("read the schema's version: %w", err)
+		return 0, fmt.Errorf("read the schema's version: %w", err)
 	}
 	if known := m.Known(); version > known {
-		return fmt.Errorf("the database's schema has version %d; this program knows up to %d: run the version of penstock that migrated it, "+
+		return 0, fmt.Errorf("the database's schema has version %d; this program knows up to %d: run the version of penstock that migrated it, "+
 			"or a newer one", version, known)
 	}
-	return nil
+	return version, nil
 }
 
 // checkSchema brings the schema up to date, or refuses one that is not.
@@ -142,15 +146,16 @@ func checkSchema(ctx context.Context, cfg Config, conn *pgx.ConnConfig) (err err
 		_, err := m.Up(ctx)
 		return err
 	}
-	if err := m.check(ctx); err != nil {
+	version, err := m.check(ctx)
+	if err != nil {
 		return err
 	}
-	pending, err := m.provider.HasPending(ctx)
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	if pending {
+	if version < oldestSchema {
 		return errors.New("the database's schema is older than this program needs: run \"penstock migrate up\", or serve without --no-migrate")
+	}
+	if known := m.Known(); version < known {
+		cfg.Logger.Warn(fmt.Sprintf("postgres: the schema has version %d of %d; run \"penstock migrate up\" to bring it up to date",
+			version, known))
 	}
 	return nil
 }

@@ -44,8 +44,8 @@ func TestSettings_AreThoseOfEveryReadAndBatch(t *testing.T) {
 			t.Errorf("%s: a read has a statement timeout of %s and a lock timeout of %s", name, statement, lock)
 		}
 		before := rows()
-		p := &probe{also: func(b *pgx.Batch) {
-			b.Queue(`DO $$ BEGIN
+		p := &probe{also: func(w *pgdb.Writes) {
+			w.Queue(`DO $$ BEGIN
 				ASSERT current_setting('statement_timeout') = '7s', 'statement_timeout';
 				ASSERT current_setting('lock_timeout') = '3s', 'lock_timeout';
 				ASSERT current_setting('enable_seqscan') = 'off', 'enable_seqscan';

@@ -149,6 +149,7 @@ type batch struct {
 	current map[string]*catalogue.SKU
 	changed map[string]*catalogue.SKU
 	codes   []string // of what changed
+	now     time.Time
 }
 
 // Read queues the SKUs that are there already, locked in order.
@@ -170,21 +171,26 @@ func (b *batch) Read(read *pgx.Batch, _ bool) {
 	})
 }
 
-// Decide decides every wish and queues what changed.
-func (b *batch) Decide(write *pgx.Batch) error {
-	now := b.store.cfg.Now().UTC().Truncate(time.Microsecond)
+// Decide decides every wish.
+func (b *batch) Decide() error {
+	b.now = b.store.cfg.Now().UTC().Truncate(time.Microsecond)
 	b.changed = map[string]*catalogue.SKU{}
 	for i, put := range b.puts {
 		current := b.changed[put.SKU.Code]
 		if current == nil {
 			current = b.current[put.SKU.Code]
 		}
-		if b.out[i].SKU, b.out[i].Err = put.Decide(current, now); b.out[i].Err == nil {
+		if b.out[i].SKU, b.out[i].Err = put.Decide(current, b.now); b.out[i].Err == nil {
 			next := b.out[i].SKU
 			b.changed[next.Code] = &next
 		}
 	}
 	b.codes = slices.Sorted(maps.Keys(b.changed))
+	return nil
+}
+
+// Write queues what changed.
+func (b *batch) Write(w *pgdb.Writes) {
 	var made, replaced skuRows
 	for _, code := range b.codes {
 		if b.current[code] == nil {
@@ -194,23 +200,22 @@ func (b *batch) Decide(write *pgx.Batch) error {
 		}
 	}
 	if len(made.codes) > 0 {
-		write.Queue(`INSERT INTO skus (sku, title, amount, currency, policy, version, updated_at, changed)
-			SELECT *, $7::timestamptz, 0 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])`, made.args(now)...)
+		w.Queue(`INSERT INTO skus (sku, title, amount, currency, policy, version, updated_at, changed)
+			SELECT *, $7::timestamptz, 0 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])`, made.args(b.now)...)
 	}
 	if len(replaced.codes) > 0 {
-		write.Queue(`UPDATE skus s SET title = u.title, amount = u.amount, currency = u.currency, policy = u.policy, version = u.version,
+		w.Queue(`UPDATE skus s SET title = u.title, amount = u.amount, currency = u.currency, policy = u.policy, version = u.version,
 				updated_at = $7
 			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[]) u(sku, title, amount, currency, policy, version)
-			WHERE s.sku = u.sku`, replaced.args(now)...)
+			WHERE s.sku = u.sku`, replaced.args(b.now)...)
 	}
-	return nil
 }
 
 // Number marks what changed with the counter's value. The counter's row is locked from
 // there on, so it comes last.
-func (b *batch) Number(write *pgx.Batch) {
+func (b *batch) Number(w *pgdb.Writes) {
 	if len(b.codes) > 0 {
-		write.Queue(`WITH c AS (UPDATE counters SET value = value + 1 WHERE name = $2 RETURNING value)
+		w.Queue(`WITH c AS (UPDATE counters SET value = value + 1 WHERE name = $2 RETURNING value)
 			UPDATE skus SET changed = c.value FROM c WHERE sku = ANY($1)`, b.codes, pgdb.CounterCatalogue)
 	}
 }

@@ -206,8 +206,8 @@ func (b *Batch) readLevels(found pgx.Rows) error {
 	return found.Err()
 }
 
-// Decide decides every command and queues what changed.
-func (b *Batch) Decide(write *pgx.Batch) error {
+// Decide decides every command.
+func (b *Batch) Decide() error {
 	b.book = inventory.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range b.cmds {
 		var err error
@@ -218,17 +218,21 @@ func (b *Batch) Decide(write *pgx.Batch) error {
 			return pgdb.ErrReadFirst
 		}
 	}
-	b.writeReservations(write, &b.book)
-	b.writeRemembered(write, &b.book)
 	return nil
+}
+
+// Write queues the reservations and what is remembered.
+func (b *Batch) Write(w *pgdb.Writes) {
+	b.writeReservations(w, &b.book)
+	b.writeRemembered(w, &b.book)
 }
 
 // Number queues the levels and what the counters number. Their rows are locked from there
 // on, so it comes last.
-func (b *Batch) Number(write *pgx.Batch) {
-	b.writeLevels(write, &b.book)
-	b.writeEntries(write, &b.book)
-	b.writeCrossings(write, &b.book)
+func (b *Batch) Number(w *pgdb.Writes) {
+	b.writeLevels(w, &b.book)
+	b.writeEntries(w, &b.book)
+	b.writeCrossings(w, &b.book)
 }
 
 // Committed notes which places have nothing left.
@@ -247,7 +251,7 @@ func (b *Batch) Committed() {
 	}
 }
 
-func (b *Batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeReservations(w *pgdb.Writes, book *inventory.Book) {
 	type R = *inventory.Reservation
 	var made, changed []R
 	slices.SortFunc(book.Saved, func(x, y R) int {
@@ -263,7 +267,7 @@ func (b *Batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
 	}
 	// What is closed goes first: it may free a key that a new one takes.
 	if len(changed) > 0 {
-		write.Queue(`UPDATE reservations r SET status = u.status, expires_at = u.expires_at, closed_at = u.closed_at,
+		w.Queue(`UPDATE reservations r SET status = u.status, expires_at = u.expires_at, closed_at = u.closed_at,
 				committed = u.committed::bigint[], version = u.version
 			FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[], $6::bigint[])
 				u(id, status, expires_at, closed_at, committed, version) WHERE r.id = u.id`,
@@ -272,11 +276,11 @@ func (b *Batch) writeReservations(write *pgx.Batch, book *inventory.Book) {
 			pgdb.Of(changed, committedLiteral), pgdb.Of(changed, func(r R) uint64 { return r.Version }))
 	}
 	if len(made) > 0 {
-		insertReservations(write, made)
+		insertReservations(w, made)
 	}
 }
 
-func (b *Batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeRemembered(w *pgdb.Writes, book *inventory.Book) {
 	if len(book.Memories) == 0 {
 		return
 	}
@@ -291,7 +295,7 @@ func (b *Batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
 	slices.SortFunc(records, func(a, b record) int { return bytes.Compare(a.hash, b.hash) })
 	// Of a reservation and a level one is empty.
 	type R = record
-	pgdb.Insert(write, "stock_keys",
+	pgdb.Insert(w, "stock_keys",
 		pgdb.Each("key_hash", "bytea", pgdb.Of(records, func(r R) []byte { return r.hash })),
 		pgdb.Each("fingerprint", "bytea", pgdb.Of(records, func(r R) []byte { return r.m.Fingerprint[:] })),
 		pgdb.Each("reservation_id", "text", pgdb.Of(records, func(r R) *string { return pgdb.Optional(r.m.ReservationID) })),
@@ -304,7 +308,7 @@ func (b *Batch) writeRemembered(write *pgx.Batch, book *inventory.Book) {
 	)
 }
 
-func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeLevels(w *pgdb.Writes, book *inventory.Book) {
 	tracked := map[inventory.Place]bool{}
 	for i := range book.Entries {
 		if e := &book.Entries[i]; e.Policy == inventory.Track {
@@ -327,31 +331,31 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 		}
 	}
 	if len(made.skus) > 0 {
-		write.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
+		w.Queue(`INSERT INTO stock (sku, location, on_hand, reserved, version, track)
 			SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])`, made.args()...)
 	}
 	if b.guess && len(held.skus) > 0 && len(changed.skus) > 0 {
 		// In order of both. One statement alone finds its rows through the array or the
 		// primary key, and both are in order.
-		write.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+		w.Queue(`SELECT count(*) FROM (SELECT 1 FROM stock WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 			ORDER BY sku, location FOR UPDATE) locked`, slices.Concat(held.skus, changed.skus), slices.Concat(held.locations, changed.locations))
 	}
 	// Where plenty is left it does not matter what others have sold meanwhile, as long as
 	// plenty is left: nothing crosses zero, and the row is locked for the end of the batch only.
 	if len(held.skus) == 1 {
-		write.Queue(`WITH u AS (UPDATE stock SET reserved = reserved + $3, version = version + $4, track = track OR $5
+		w.Queue(`WITH u AS (UPDATE stock SET reserved = reserved + $3, version = version + $4, track = track OR $5
 			WHERE sku = $1 AND location = $2 AND on_hand - reserved > $3 RETURNING 1)`+pgdb.Expect("1"),
 			held.skus[0], held.locations[0], held.reserved[0], held.versions[0], held.track[0])
 	}
 	if len(held.skus) > 1 {
-		write.Queue(`WITH u AS (UPDATE stock s SET reserved = s.reserved + n.more, version = s.version + n.entries, track = s.track OR n.track
+		w.Queue(`WITH u AS (UPDATE stock s SET reserved = s.reserved + n.more, version = s.version + n.entries, track = s.track OR n.track
 			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::boolean[]) n(sku, location, more, entries, track)
 			WHERE s.sku = n.sku AND s.location = n.location AND s.on_hand - s.reserved > n.more
 			RETURNING 1)`+pgdb.Expect("$6"), held.skus, held.locations, held.reserved, held.versions, held.track, len(held.skus))
 	}
 	if len(changed.skus) > 0 {
 		// All of a level is compared, not its version alone: another history may have come to the same version.
-		write.Queue(`WITH u AS (UPDATE stock s SET on_hand = n.on_hand, reserved = n.reserved, version = n.version, track = s.track OR n.track
+		w.Queue(`WITH u AS (UPDATE stock s SET on_hand = n.on_hand, reserved = n.reserved, version = n.version, track = s.track OR n.track
 			FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[], $7::bigint[], $8::bigint[], $9::bigint[])
 				n(sku, location, on_hand, reserved, version, track, was_on_hand, was_reserved, was_version)
 			WHERE s.sku = n.sku AND s.location = n.location
@@ -361,13 +365,13 @@ func (b *Batch) writeLevels(write *pgx.Batch, book *inventory.Book) {
 	}
 }
 
-func (b *Batch) writeEntries(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeEntries(w *pgdb.Writes, book *inventory.Book) {
 	entries := book.Entries
 	if len(entries) == 0 {
 		return
 	}
 	type E = inventory.Entry
-	pgdb.InsertNumbered(write, "stock_ledger", pgdb.CounterLedger, len(entries),
+	pgdb.InsertNumbered(w, "stock_ledger", pgdb.CounterLedger, len(entries),
 		pgdb.One("time", "timestamptz", book.Now),
 		pgdb.Alike("kind", "text", pgdb.Of(entries, func(e E) string { return kindName(e.Kind) })),
 		pgdb.Alike("sku", "text", pgdb.Of(entries, func(e E) string { return e.Place.SKU })),
@@ -381,13 +385,13 @@ func (b *Batch) writeEntries(write *pgx.Batch, book *inventory.Book) {
 	)
 }
 
-func (b *Batch) writeCrossings(write *pgx.Batch, book *inventory.Book) {
+func (b *Batch) writeCrossings(w *pgdb.Writes, book *inventory.Book) {
 	crossings := book.Crossings
 	if len(crossings) == 0 {
 		return
 	}
 	type C = inventory.Crossing
-	pgdb.InsertNumbered(write, "stock_events", pgdb.CounterStockEvents, len(crossings),
+	pgdb.InsertNumbered(w, "stock_events", pgdb.CounterStockEvents, len(crossings),
 		pgdb.One("time", "timestamptz", book.Now),
 		pgdb.Each("depleted", "boolean", pgdb.Of(crossings, func(c C) bool { return c.Depleted })),
 		pgdb.Each("sku", "text", pgdb.Of(crossings, func(c C) string { return c.Level.SKU })),

@@ -13,9 +13,9 @@ import (
 
 // insertReservations queues the insertion of new reservations. Nearly all are active, have
 // one line, and no reference or policies of their own.
-func insertReservations(write *pgx.Batch, made []*inventory.Reservation) {
+func insertReservations(w *pgdb.Writes, made []*inventory.Reservation) {
 	type R = *inventory.Reservation
-	pgdb.Insert(write, "reservations",
+	pgdb.Insert(w, "reservations",
 		pgdb.Each("id", "text", pgdb.Of(made, func(r R) string { return r.ID })),
 		pgdb.Alike("status", "text", pgdb.Of(made, func(r R) string { return r.Status.String() })),
 		pgdb.Each("order_id", "text", pgdb.Of(made, func(r R) *string { return pgdb.Optional(r.OrderID) })),

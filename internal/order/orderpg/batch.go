@@ -88,8 +88,8 @@ func (b *Batch) readOrders(found pgx.Rows) error {
 	return found.Err()
 }
 
-// Decide decides every command and queues what changed.
-func (b *Batch) Decide(write *pgx.Batch) error {
+// Decide decides every command.
+func (b *Batch) Decide() error {
 	b.book = order.Book{Rows: &b.rows, Expect: len(b.cmds), Now: b.store.cfg.Now().UTC().Truncate(time.Microsecond)}
 	for i, cmd := range b.cmds {
 		var err error
@@ -97,25 +97,29 @@ func (b *Batch) Decide(write *pgx.Batch) error {
 			return err
 		}
 	}
-	b.writeKeys(write, &b.book)
-	b.writeOrders(write, &b.book)
 	return nil
+}
+
+// Write queues what changed.
+func (b *Batch) Write(w *pgdb.Writes) {
+	b.writeKeys(w, &b.book)
+	b.writeOrders(w, &b.book)
 }
 
 // Number queues what the counters number. Their rows are locked from there on, so it
 // comes last.
-func (b *Batch) Number(write *pgx.Batch) {
+func (b *Batch) Number(w *pgdb.Writes) {
 	if b.book.Followed > 0 {
-		write.Queue("UPDATE counters SET value = greatest(value, $1) WHERE name = $2", b.book.Followed, pgdb.CounterFollowed)
+		w.Queue("UPDATE counters SET value = greatest(value, $1) WHERE name = $2", b.book.Followed, pgdb.CounterFollowed)
 	}
-	b.writeEvents(write, &b.book)
+	b.writeEvents(w, &b.book)
 }
 
 // Committed has nothing to remember.
 func (b *Batch) Committed() {}
 
 // writeKeys comes first and in order: in its index two processes may meet.
-func (b *Batch) writeKeys(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeKeys(w *pgdb.Writes, book *order.Book) {
 	n := len(book.Keys)
 	if n == 0 {
 		return
@@ -126,7 +130,7 @@ func (b *Batch) writeKeys(write *pgx.Batch, book *order.Book) {
 	}
 	slices.SortFunc(sorted, func(a, b order.KeyHash) int { return bytes.Compare(a[:], b[:]) })
 	type H = order.KeyHash
-	pgdb.Insert(write, "idempotency_keys",
+	pgdb.Insert(w, "idempotency_keys",
 		pgdb.Each("key_hash", "bytea", pgdb.Of(sorted, func(h H) []byte { return h[:] })),
 		pgdb.Each("fingerprint", "bytea", pgdb.Of(sorted, func(h H) []byte { return book.Keys[h].Fingerprint[:] })),
 		pgdb.Each("order_id", "text", pgdb.Of(sorted, func(h H) string { return book.Keys[h].OrderID })),
@@ -134,7 +138,7 @@ func (b *Batch) writeKeys(write *pgx.Batch, book *order.Book) {
 	)
 }
 
-func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeOrders(w *pgdb.Writes, book *order.Book) {
 	var made []*order.Order
 	var ids, statuses, reservations, references = []string(nil), []string(nil), []string(nil), []*string(nil)
 	var versions []uint64
@@ -148,10 +152,10 @@ func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
 		reservations, references = append(reservations, o.ReservationID), append(references, pgdb.Optional(o.PaymentReference))
 	}
 	if len(made) > 0 {
-		insertOrders(write, made, book.Now)
+		insertOrders(w, made, book.Now)
 	}
 	if len(ids) > 0 {
-		write.Queue(`UPDATE orders o SET status = u.status, version = u.version, payment_reference = u.reference, updated_at = $6,
+		w.Queue(`UPDATE orders o SET status = u.status, version = u.version, payment_reference = u.reference, updated_at = $6,
 				placed_reservation_id = CASE WHEN o.reservation_id = u.reservation_id THEN o.placed_reservation_id
 					ELSE coalesce(o.placed_reservation_id, o.reservation_id) END,
 				reservation_id = u.reservation_id
@@ -160,13 +164,13 @@ func (b *Batch) writeOrders(write *pgx.Batch, book *order.Book) {
 	}
 }
 
-func (b *Batch) writeEvents(write *pgx.Batch, book *order.Book) {
+func (b *Batch) writeEvents(w *pgdb.Writes, book *order.Book) {
 	events := book.Events
 	if len(events) == 0 {
 		return
 	}
 	type E = order.Event
-	pgdb.InsertNumbered(write, "order_events", pgdb.CounterOrderEvents, len(events),
+	pgdb.InsertNumbered(w, "order_events", pgdb.CounterOrderEvents, len(events),
 		pgdb.One("time", "timestamptz", book.Now),
 		pgdb.Each("order_id", "text", pgdb.Of(events, func(e E) string { return e.OrderID })),
 		pgdb.Alike("version", "bigint", pgdb.Of(events, func(e E) uint64 { return e.Version })),

@@ -14,10 +14,10 @@ import (
 
 // insertOrders queues the insertion of new orders with their lines, in the order of their
 // IDs: they go to the ends of three indexes then, and a look-up of where they go is saved.
-func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
+func insertOrders(w *pgdb.Writes, made []*order.Order, now time.Time) {
 	type O = *order.Order
 	slices.SortFunc(made, func(a, b O) int { return cmp.Compare(a.ID, b.ID) })
-	pgdb.Insert(write, "orders",
+	pgdb.Insert(w, "orders",
 		pgdb.Each("id", "text", pgdb.Of(made, func(o O) string { return o.ID })),
 		pgdb.Each("customer_id", "text", pgdb.Of(made, func(o O) string { return o.CustomerID })),
 		pgdb.Alike("status", "text", pgdb.Of(made, func(o O) string { return o.Status.String() })),
@@ -38,7 +38,7 @@ func insertOrders(write *pgx.Batch, made []*order.Order, now time.Time) {
 			lines = append(lines, line{o.ID, int32(i + 1), &o.Lines[i]})
 		}
 	}
-	pgdb.Insert(write, "order_lines",
+	pgdb.Insert(w, "order_lines",
 		pgdb.Each("order_id", "text", pgdb.Of(lines, func(l line) string { return l.order })),
 		pgdb.Alike("line", "integer", pgdb.Of(lines, func(l line) int32 { return l.number })),
 		pgdb.Alike("sku", "text", pgdb.Of(lines, func(l line) string { return l.SKU })),
