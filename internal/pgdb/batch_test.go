@@ -25,10 +25,15 @@ type probe struct {
 	decided   int
 	committed int
 	fail      func(attempt int) string // SQLSTATE to raise, "" for none
+	read      string                   // a query to begin with, "" for none
 	also      func(w *pgdb.Writes)     // queues something else
 }
 
-func (p *probe) Read(*pgx.Batch, bool) {}
+func (p *probe) Read(b *pgx.Batch, _ bool) {
+	if p.read != "" {
+		b.Queue(p.read)
+	}
+}
 
 func (p *probe) Decide() error {
 	p.decided++

@@ -3,6 +3,7 @@ package pgdb_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestWrites_AfterAnErrorTheConnectionIsAsBefore(t *testing.T) {
 				return ""
 			},
 			also: func(w *pgdb.Writes) { // statements that are new behind one that fails
-				w.Queue("SELECT $1::bigint, 'statement " + strconv.Itoa(i) + "'", i)
+				w.Queue("SELECT $1::bigint, 'statement "+strconv.Itoa(i)+"'", i)
 				w.Queue("INSERT INTO probe SELECT pg_backend_pid()")
 			},
 		})
@@ -108,27 +109,37 @@ func backends(t *testing.T, url string) (n int) {
 	return n
 }
 
-func TestWrites_AServerThatDoesNotAnswerIsGivenUp(t *testing.T) {
+func TestWrites_EachBatchHasItsTimeAndNoMore(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
 	testkit.Open(t, url)
 	rows := probed(t, url)
-	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: url, StatementTimeout: 200 * time.Millisecond})
+	const limit = time.Second
+	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: url, StatementTimeout: limit})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	// Each statement is within its limit, all together are not.
-	err = run(db, &probe{also: func(w *pgdb.Writes) {
-		for range 20 {
-			w.Queue("SELECT pg_sleep(0.1)")
+	most := fmt.Sprintf("SELECT pg_sleep(%v)", 0.75*limit.Seconds()) // of what a statement may take
+	sleep := func(n int) func(w *pgdb.Writes) {
+		return func(w *pgdb.Writes) {
+			for range n {
+				w.Queue(most)
+			}
 		}
-	}})
-	if _, ok := errors.AsType[*groupcommit.BatchError](err); !ok {
-		t.Errorf("got %v", err)
 	}
-	if n := rows(); n != 0 {
-		t.Errorf("%d rows were written", n)
+	// A batch may take as long as two statements. The second begins to read when little of
+	// the first one's time is left.
+	for _, p := range []*probe{{also: sleep(2)}, {read: most}} {
+		if err := run(db, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok := errors.AsType[*groupcommit.BatchError](run(db, &probe{also: sleep(3)})); !ok {
+		t.Error("a batch that takes longer was not given up")
+	}
+	if n := rows(); n != 2 {
+		t.Errorf("%d rows were written, want those of two batches", n)
 	}
 	if err := run(db, &probe{}); err != nil {
 		t.Errorf("the next batch: %v", err)
