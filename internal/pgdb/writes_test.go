@@ -26,7 +26,7 @@ func TestWrites_NothingStaysOfABatchThatCannotBeEncoded(t *testing.T) {
 			err := run(db, &probe{also: func(w *pgdb.Writes) {
 				w.Queue("INSERT INTO probe DEFAULT VALUES")
 				long(w) // the first are on their way
-				w.Queue("SELECT $1::bigint", "not a number")
+				w.Queue("SELECT $1::bigint", struct{}{})
 			}})
 			if _, ok := errors.AsType[*groupcommit.BatchError](err); !ok {
 				t.Errorf("%s: got %v", name, err)
