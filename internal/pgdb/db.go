@@ -30,7 +30,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/puzpuzpuz/xsync/v4"
 
 	"github.com/penstockhq/penstock/internal/fault"
 )
@@ -93,6 +95,9 @@ type DB struct {
 	offset  atomic.Int64 // the server's clock less ours, in nanoseconds
 	watch   watch
 	closing sync.Once
+	// described says what the statements of batches take, once any connection has prepared
+	// them; there are as many as there are kinds of batches.
+	described *xsync.Map[string, *pgconn.StatementDescription]
 }
 
 // Open connects, brings the schema up to date and checks that the settings fit. The
@@ -132,7 +137,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	for _, warning := range server.warnings(cfg, size) {
 		cfg.Logger.Warn("postgres: " + warning)
 	}
-	db := &DB{cfg: cfg}
+	db := &DB{cfg: cfg, described: xsync.NewMap[string, *pgconn.StatementDescription]()}
 	if db.batches, err = db.pool(pool, batchConnections); err != nil { //nolint:contextcheck // a pool outlives the call
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package pgdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 // Writes takes the statements that write a batch. Rows that they return are dropped.
 type Writes struct {
+	db     *DB
 	conn   *pgx.Conn
 	queued int
 
@@ -25,39 +27,45 @@ type Writes struct {
 	results pgx.BatchResults
 
 	pipeline *pgconn.Pipeline // nil before the first statement
-	known    map[string]*pgconn.StatementDescription
+	prepared *statements
+	asked    []*pgconn.StatementDescription // prepared here, of which the server has not told yet
 	builder  pgx.ExtendedQueryBuilder
-	within   time.Duration // all must be carried out
-	held     int           // bytes that are to be flushed
-	err      error         // the first, of encoding or of the server
+	held     int   // bytes that are to be flushed
+	err      error // the first, of encoding or of the server
+}
+
+// statements are what a connection has prepared, by its text.
+type statements struct {
+	known map[string]*pgconn.StatementDescription
+	named int
 }
 
 const (
 	// flushAfter is how many bytes are worth a system call of their own. A lone order has
 	// fewer and goes as one.
 	flushAfter = 4 << 10
-	prepared   = "penstock.prepared" // where a connection keeps what it has prepared, by its text
 	// maxPrepared is how many statements a connection prepares before it is replaced:
 	// they take memory in the server. Some dozens are in use.
 	maxPrepared = 500
+	preparedKey = "penstock.prepared" // where a connection keeps its statements
 )
 
 // write returns what sends to conn. begun says that a transaction has begun there, with
 // its settings.
 func (db *DB) write(conn *pgx.Conn, begun bool) *Writes {
-	w := &Writes{conn: conn, within: 2 * db.cfg.StatementTimeout}
-	if conn.PgConn().CustomData()[settled] != true || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
+	w := &Writes{db: db, conn: conn}
+	data := conn.PgConn().CustomData()
+	if data[settled] != true || conn.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
 		w.batch = &pgx.Batch{}
 		if !begun {
 			db.settings(w.batch, conn)
 		}
 		return w
 	}
-	data := conn.PgConn().CustomData()
-	w.known, _ = data[prepared].(map[string]*pgconn.StatementDescription)
-	if w.known == nil {
-		w.known = map[string]*pgconn.StatementDescription{}
-		data[prepared] = w.known
+	w.prepared, _ = data[preparedKey].(*statements)
+	if w.prepared == nil {
+		w.prepared = &statements{known: map[string]*pgconn.StatementDescription{}}
+		data[preparedKey] = w.prepared
 	}
 	return w
 }
@@ -77,7 +85,7 @@ func (w *Writes) Queue(sql string, args ...any) {
 func (w *Writes) send(sql string, args []any) error {
 	if w.pipeline == nil {
 		// A deadline of the socket costs less than a context that somebody watches.
-		if err := w.conn.PgConn().Conn().SetDeadline(time.Now().Add(w.within)); err != nil {
+		if err := w.conn.PgConn().Conn().SetDeadline(time.Now().Add(2 * w.db.cfg.StatementTimeout)); err != nil {
 			return fmt.Errorf("set a deadline: %w", err)
 		}
 		w.pipeline = w.conn.PgConn().StartPipeline(context.Background())
@@ -100,41 +108,52 @@ func (w *Writes) send(sql string, args []any) error {
 	return w.pipeline.Flush()
 }
 
-// prepare returns the statement. It waits for the server only where this connection has
-// never had it.
+// prepare returns the statement. It waits for the server only where no connection of this
+// process has had it.
 func (w *Writes) prepare(sql string) (*pgconn.StatementDescription, error) {
-	if statement := w.known[sql]; statement != nil {
+	if statement := w.prepared.known[sql]; statement != nil {
 		return statement, nil
 	}
-	name := "penstock_" + strconv.Itoa(len(w.known))
-	w.pipeline.SendPrepare(name, sql, nil)
+	w.prepared.named++
+	statement := &pgconn.StatementDescription{Name: "penstock_" + strconv.Itoa(w.prepared.named), SQL: sql}
+	w.prepared.known[sql] = statement
+	w.asked = append(w.asked, statement)
+	w.pipeline.SendPrepare(statement.Name, sql, nil)
+	if elsewhere, ok := w.db.described.Load(sql); ok {
+		statement.ParamOIDs, statement.Fields = elsewhere.ParamOIDs, elsewhere.Fields
+		return statement, nil
+	}
 	w.pipeline.SendFlushRequest()
 	if err := w.pipeline.Flush(); err != nil {
 		return nil, err
 	}
-	for {
-		result, err := w.next()
-		if err != nil {
+	for len(w.asked) > 0 {
+		if _, err := w.next(); err != nil {
 			return nil, err
 		}
-		if statement, ok := result.(*pgconn.StatementDescription); ok {
-			statement.Name, statement.SQL = name, sql
-			w.known[sql] = statement
-			return statement, nil
-		}
 	}
+	w.db.described.Store(sql, statement)
+	return statement, nil
 }
 
-// next reads the next answer of the server to its end.
-func (w *Writes) next() (any, error) {
+// next reads the server's next answer to its end, and reports whether it was the last.
+func (w *Writes) next() (done bool, err error) {
 	result, err := w.pipeline.GetResults()
-	if rows, ok := result.(*pgconn.ResultReader); ok && err == nil {
-		_, err = rows.Close()
+	switch r := result.(type) {
+	case *pgconn.ResultReader:
+		_, err = r.Close()
+	case *pgconn.StatementDescription:
+		statement := w.asked[0]
+		w.asked = w.asked[1:]
+		statement.ParamOIDs, statement.Fields = r.ParamOIDs, r.Fields
+	case *pgconn.PipelineSync:
+		done = true
+	case nil:
+		if err == nil {
+			err = errors.New("the server has answered less than it was asked")
+		}
 	}
-	if result == nil && err == nil {
-		err = errors.New("the server has answered less than it was asked")
-	}
-	return result, err
+	return done, err
 }
 
 // commit has the server carry out what was queued; wait says what became of it. After an
@@ -160,34 +179,32 @@ func (w *Writes) commit(ctx context.Context) error {
 // wait returns when all is carried out, or with the first error.
 func (w *Writes) wait() error {
 	if w.batch != nil {
+		return w.waitForBatch()
+	}
+	for done := false; !done; {
 		var err error
-		for range w.batch.Len() {
-			if _, e := w.results.Exec(); e != nil && err == nil {
-				err = e
-			}
-		}
-		if e := w.results.Close(); err == nil {
-			err = e
-		}
-		return err
-	}
-	for {
-		result, err := w.next()
-		if w.err == nil {
-			w.err = err
-		}
-		if _, done := result.(*pgconn.PipelineSync); done || err != nil && code(err) == "" {
-			break
+		if done, err = w.next(); err != nil {
+			w.err = cmp.Or(w.err, err)
+			done = code(err) == ""
 		}
 	}
-	if err := w.pipeline.Close(); w.err == nil {
-		w.err = err
+	for _, statement := range w.asked { // an error before them kept the server from it
+		delete(w.prepared.known, statement.SQL)
 	}
-	if len(w.known) > maxPrepared && w.err == nil {
+	w.err = cmp.Or(w.err, w.pipeline.Close())
+	if len(w.prepared.known) > maxPrepared && w.err == nil {
 		_ = w.conn.Close(context.Background()) // its successor begins anew
 	}
 	if err := w.conn.PgConn().Conn().SetDeadline(time.Time{}); w.err == nil && !w.conn.IsClosed() {
 		w.err = err
 	}
 	return w.err
+}
+
+func (w *Writes) waitForBatch() error {
+	for range w.batch.Len() {
+		_, err := w.results.Exec()
+		w.err = cmp.Or(w.err, err)
+	}
+	return cmp.Or(w.err, w.results.Close())
 }

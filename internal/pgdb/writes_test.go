@@ -46,7 +46,8 @@ func TestWrites_AfterAnErrorTheConnectionIsAsBefore(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
 	db, rows := testkit.Open(t, url), probed(t, url)
-	for i := range 3 {
+	write := func(statement int) {
+		t.Helper()
 		err := run(db, &probe{
 			fail: func(attempt int) string {
 				if attempt < 3 {
@@ -55,7 +56,7 @@ func TestWrites_AfterAnErrorTheConnectionIsAsBefore(t *testing.T) {
 				return ""
 			},
 			also: func(w *pgdb.Writes) { // statements that are new behind one that fails
-				w.Queue("SELECT $1::bigint, 'statement "+strconv.Itoa(i)+"'", i)
+				w.Queue("SELECT $1::bigint, 'statement "+strconv.Itoa(statement)+"'", statement)
 				w.Queue("INSERT INTO probe SELECT pg_backend_pid()")
 			},
 		})
@@ -63,11 +64,22 @@ func TestWrites_AfterAnErrorTheConnectionIsAsBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := rows(); n != 6 {
-		t.Errorf("%d rows, want two of each batch", n)
+	for i := range 3 {
+		write(i)
 	}
-	if n := backends(t, url); n != 1 {
+	if n := backends(t, url, ""); n != 1 {
 		t.Errorf("%d connections wrote, want the one that was there", n)
+	}
+	// The next connection has prepared nothing, but what the statements take is known.
+	backends(t, url, "SELECT pg_terminate_backend(n) FROM probe WHERE n IS NOT NULL")
+	for i := range 3 {
+		write(i)
+	}
+	if n := backends(t, url, ""); n != 2 {
+		t.Errorf("%d connections wrote, want the one that was there and its successor", n)
+	}
+	if n := rows(); n != 12 {
+		t.Errorf("%d rows, want two of each batch", n)
 	}
 }
 
@@ -89,13 +101,14 @@ func TestWrites_AConnectionWithTooManyStatementsIsReplaced(t *testing.T) {
 	if n := rows(); n != 24 {
 		t.Errorf("%d rows, want two of each batch", n)
 	}
-	if n := backends(t, url); n != 3 {
+	if n := backends(t, url, ""); n != 3 {
 		t.Errorf("1,200 statements were prepared on %d connections, want 3", n)
 	}
 }
 
-// backends returns how many processes of the server have noted themselves in probes.
-func backends(t *testing.T, url string) (n int) {
+// backends returns how many processes of the server have noted themselves in probes, after
+// it has done something else.
+func backends(t *testing.T, url, before string) (n int) {
 	t.Helper()
 	ctx := context.Background()
 	conn, err := pgx.Connect(ctx, url)
@@ -103,6 +116,9 @@ func backends(t *testing.T, url string) (n int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close(ctx) })
+	if _, err := conn.Exec(ctx, before); err != nil {
+		t.Fatal(err)
+	}
 	if err := conn.QueryRow(ctx, "SELECT count(DISTINCT n) FROM probe").Scan(&n); err != nil {
 		t.Fatal(err)
 	}
