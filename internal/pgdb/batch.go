@@ -105,9 +105,9 @@ func (t *transaction) send(ctx context.Context, commit string) error {
 	if w.queued == 0 {
 		return nil
 	}
-	w.Queue("INSERT INTO batches (token) VALUES ($1)", t.token)
+	w.Queue("INSERT INTO batches (token) VALUES ($1)", t.token) //nolint:contextcheck // it has a deadline of its own
 	if commit != "" {
-		w.Queue(commit)
+		w.Queue(commit) //nolint:contextcheck // likewise
 	}
 	if err := w.commit(ctx); err != nil {
 		return fmt.Errorf("write: %w", err)

@@ -169,7 +169,7 @@ func (w *Writes) commit(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errAborted, w.err)
 	default:
 		// What was sent must not be carried out. The server forgets it with the connection.
-		_ = w.conn.Close(context.Background())
+		_ = w.conn.Close(context.WithoutCancel(ctx))
 		return w.err
 	}
 	_ = w.pipeline.Sync() // wait has the error
