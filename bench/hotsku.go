@@ -107,9 +107,9 @@ func hotskuExperiment(ctx context.Context, o options) error {
 	}
 	fmt.Printf("\n10,000 SKUs of equal popularity, no hot spot.\n\n")
 	designs = append(designs[1:2:2], uniformBaselines()...)
-	designs = append(designs, design{
-		"for comparison: one CTE statement that stores all that Penstock does; a pool of 4", sql((*lab).penstocksTables, shared, sameFacts),
-	})
+	designs = append(designs,
+		design{"for comparison: one CTE statement that stores all that Penstock does; a pool of 4", sql((*lab).penstocksTables, shared, sameFacts)},
+		design{"for comparison: its rows alone, with numbers of a sequence and without a CHECK; a pool of 4", sql((*lab).uncheckedTables, shared, rowsAlone)})
 	return l.compare(ctx, o, designs, uniform, 10_000)
 }
 

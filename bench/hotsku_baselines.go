@@ -57,25 +57,68 @@ func uniformBaselines() []design {
 	}
 }
 
+// rowsOfPenstock begins a statement that stores an order as Penstock does, with its
+// reservation, and takes its stock.
+const rowsOfPenstock = `WITH r AS (INSERT INTO reservations (id, status, order_id, skus, locations, quantities, created_at, expires_at, version)
+		VALUES ('rsv' || $1, 'active', $1, ARRAY[$2::text], ARRAY['main'], ARRAY[1::bigint], $3, $4, 1)),
+	k AS (INSERT INTO idempotency_keys (key_hash, fingerprint, order_id, created_at) VALUES ($5, $5, $1, $3)),
+	o AS (INSERT INTO orders (id, customer_id, status, total, currency, reservation_id, hold_expires_at, key_hash, version, created_at, updated_at)
+		VALUES ($1, $6, 'reserved', 185, 'GBP', 'rsv' || $1, $4, $5, 1, $3, $3)),
+	l AS (INSERT INTO order_lines VALUES ($1, 1, $2, 'main', 1, 185)),
+	s AS (UPDATE stock SET reserved = reserved + 1, version = version + 1 WHERE sku = $2 AND on_hand > reserved RETURNING 1),
+	`
+
+// ledgerAndEvent end such a statement; c and d have a value for each.
+const ledgerAndEvent = `g AS (INSERT INTO stock_ledger (seq, time, kind, sku, location, policy, quantity, reservation_id, order_id)
+		SELECT value, $3, 'reserved', $2, 'main', 'reserve', 1, 'rsv' || $1, $1 FROM c)
+	INSERT INTO order_events (seq, time, order_id, version, status) SELECT value, $3, $1, 1, 'reserved' FROM d`
+
+// gapFree are numbers that become visible in order; sequential ones do not.
+const (
+	gapFree = `c AS (UPDATE counters SET value = value + 1 WHERE name = 'ledger' AND EXISTS (SELECT 1 FROM s) RETURNING value),
+		d AS (UPDATE counters SET value = value + 1 WHERE name = 'order_events' AND EXISTS (SELECT 1 FROM c) RETURNING value),
+		`
+	sequential = `c AS (SELECT nextval('numbers') AS value FROM s), d AS (SELECT nextval('numbers') AS value FROM s),
+		`
+)
+
 // sameFacts is oneStatement with all that Penstock stores beside the order: the
 // reservation, the ledger, and numbers without gaps. It says what those cost without batches.
 func sameFacts(ctx context.Context, conn *pgxpool.Conn, id, key, customer, sku string) (bool, error) {
+	return asPenstock(ctx, conn, rowsOfPenstock+gapFree+ledgerAndEvent, id, key, customer, sku)
+}
+
+// rowsAlone is sameFacts with numbers from a sequence: what the rows and their indexes cost.
+func rowsAlone(ctx context.Context, conn *pgxpool.Conn, id, key, customer, sku string) (bool, error) {
+	return asPenstock(ctx, conn, rowsOfPenstock+sequential+ledgerAndEvent, id, key, customer, sku)
+}
+
+func asPenstock(ctx context.Context, conn *pgxpool.Conn, sql, id, key, customer, sku string) (bool, error) {
 	now := time.Now()
 	hash := sha256.Sum256([]byte(key))
-	done, err := conn.Exec(ctx, `WITH r AS (INSERT INTO reservations (id, status, order_id, skus, locations, quantities, created_at, expires_at, version)
-			VALUES ('rsv' || $1, 'active', $1, ARRAY[$2::text], ARRAY['main'], ARRAY[1::bigint], $3, $4, 1)),
-		k AS (INSERT INTO idempotency_keys (key_hash, fingerprint, order_id, created_at) VALUES ($5, $5, $1, $3)),
-		o AS (INSERT INTO orders (id, customer_id, status, total, currency, reservation_id, hold_expires_at, key_hash, version, created_at, updated_at)
-			VALUES ($1, $6, 'reserved', 185, 'GBP', 'rsv' || $1, $4, $5, 1, $3, $3)),
-		l AS (INSERT INTO order_lines VALUES ($1, 1, $2, 'main', 1, 185)),
-		s AS (UPDATE stock SET reserved = reserved + 1, version = version + 1 WHERE sku = $2 AND on_hand > reserved RETURNING 1),
-		c AS (UPDATE counters SET value = value + 1 WHERE name = 'ledger' AND EXISTS (SELECT 1 FROM s) RETURNING value),
-		d AS (UPDATE counters SET value = value + 1 WHERE name = 'order_events' AND EXISTS (SELECT 1 FROM c) RETURNING value),
-		g AS (INSERT INTO stock_ledger (seq, time, kind, sku, location, policy, quantity, reservation_id, order_id)
-			SELECT value, $3, 'reserved', $2, 'main', 'reserve', 1, 'rsv' || $1, $1 FROM c)
-		INSERT INTO order_events (seq, time, order_id, version, status) SELECT value, $3, $1, 1, 'reserved' FROM d`,
-		id, sku, now, now.Add(15*time.Minute), hash[:16], customer)
+	done, err := conn.Exec(ctx, sql, id, sku, now, now.Add(15*time.Minute), hash[:16], customer)
 	return err == nil && done.RowsAffected() == 1, err
+}
+
+// uncheckedTables are penstocksTables without any CHECK.
+func (l *lab) uncheckedTables(ctx context.Context, d demand, units int) (string, error) {
+	url, err := l.penstocksTables(ctx, d, units)
+	if err != nil {
+		return "", err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	_, err = conn.Exec(ctx, `CREATE SEQUENCE numbers;
+		DO $$
+		DECLARE c record;
+		BEGIN
+			FOR c IN SELECT conrelid::regclass AS held, conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0 LOOP
+				EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', c.held, c.conname);
+			END LOOP;
+		END $$`)
+	return url, errors.Join(err, conn.Close(ctx))
 }
 
 // penstocksTables prepares a database as Penstock has it.

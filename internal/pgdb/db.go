@@ -138,6 +138,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		cfg.Logger.Warn("postgres: " + warning)
 	}
 	db := &DB{cfg: cfg, described: xsync.NewMap[string, *pgconn.StatementDescription]()}
+	pool.MaxConnIdleTime = idleTime(cfg, server)
 	if db.batches, err = db.pool(pool, batchConnections); err != nil { //nolint:contextcheck // a pool outlives the call
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func (db *DB) pool(base *pgxpool.Config, size int) (*pgxpool.Pool, error) {
 	c.MinIdleConns = int32(min(db.cfg.PoolIdle, size))
 	c.MaxConnLifetime = db.cfg.Lifetime
 	c.MaxConnLifetimeJitter = db.cfg.Lifetime / 10
-	c.MaxConnIdleTime = max(db.cfg.Lifetime/6, time.Second)
+	c.HealthCheckPeriod = min(c.HealthCheckPeriod, max(c.MaxConnIdleTime/4, 100*time.Millisecond)) // idle ones are found then
 	c.ConnConfig.ConnectTimeout = cmp.Or(c.ConnConfig.ConnectTimeout, connectTimeout)
 	c.AfterConnect = db.settle
 	pool, err := pgxpool.NewWithConfig(context.Background(), c)
@@ -217,18 +218,23 @@ type settings struct {
 	reserved       int // for superusers
 	durable        bool
 	readOnly       bool
-	version        int // such as 150004
+	version        int           // such as 150004
+	idle           time.Duration // after it the server ends a session that does nothing; 0 for never
 }
 
 func readSettings(ctx context.Context, conn *pgx.Conn) (settings, error) {
 	var s settings
 	var fsync, commit, readOnly string
+	var idle int64
 	err := conn.QueryRow(ctx, `SELECT current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,
 		current_setting('fsync'), current_setting('synchronous_commit'), current_setting('transaction_read_only'),
-		current_setting('server_version_num')::int`).Scan(&s.maxConnections, &s.reserved, &fsync, &commit, &readOnly, &s.version)
+		current_setting('server_version_num')::int,
+		coalesce((SELECT setting::bigint FROM pg_settings WHERE name = 'idle_session_timeout'), 0)`).
+		Scan(&s.maxConnections, &s.reserved, &fsync, &commit, &readOnly, &s.version, &idle)
 	if err != nil {
 		return s, fmt.Errorf("read the server's settings: %w", err)
 	}
+	s.idle = time.Duration(idle) * time.Millisecond
 	s.durable = fsync == "on" && commit != "off"
 	s.readOnly = readOnly == "on"
 	if s.readOnly {
@@ -247,6 +253,16 @@ func poolSize(cfg Config, s settings) int {
 	}
 	share := (s.maxConnections - s.reserved - 1) / cfg.Processes // one is for migrations and people
 	return max(minPoolSize, min(share, batchConnections+2*max(2, runtime.GOMAXPROCS(0))))
+}
+
+// idleTime returns how long a connection may do nothing before it is closed from this
+// side: before the server would end it.
+func idleTime(cfg Config, s settings) time.Duration {
+	idle := max(cfg.Lifetime/6, time.Second)
+	if s.idle > 0 {
+		idle = min(idle, s.idle*3/4)
+	}
+	return idle
 }
 
 func (s settings) warnings(cfg Config, size int) (warnings []string) {

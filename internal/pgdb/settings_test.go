@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPoolSize_IsThisProcessesShareOfWhatTheServerAllows(t *testing.T) {
@@ -22,6 +23,21 @@ func TestPoolSize_IsThisProcessesShareOfWhatTheServerAllows(t *testing.T) {
 	} {
 		if got := poolSize(c.cfg.withDefaults(), c.server); got != c.want {
 			t.Errorf("%s: %d connections, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestIdleTime_IsLessThanTheServers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lifetime, server, want time.Duration
+	}{
+		"the server waits for ever": {30 * time.Minute, 0, 5 * time.Minute},
+		"the server waits longer":   {30 * time.Minute, time.Hour, 5 * time.Minute},
+		"the server waits less":     {30 * time.Minute, time.Minute, 45 * time.Second},
+	} {
+		if got := idleTime(Config{Lifetime: c.lifetime}, settings{idle: c.server}); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }
