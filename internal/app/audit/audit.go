@@ -67,6 +67,17 @@ type (
 	}
 )
 
+// An Inventory, or Orders, that takes its numbers from counters has these as well: the last
+// number of each log, and of the stock events the last that was removed.
+type (
+	numberedInventory interface {
+		Numbered(ctx context.Context) (ledger, crossings, removed uint64, err error)
+	}
+	numberedOrders interface {
+		Numbered(ctx context.Context) (events uint64, err error)
+	}
+)
+
 // Orders is what an audit reads of the orders; each method calls fn for everything.
 type Orders interface {
 	Followed(ctx context.Context) (uint64, error)
@@ -190,8 +201,10 @@ func (a *auditor) begin() error {
 
 // replayLedger recomputes every balance, and with it when each crossed zero.
 func (a *auditor) replayLedger() error {
+	last := uint64(0)
 	err := a.inventory.Crossings(a.ctx, func(c inventory.Crossing) error {
 		a.crossings = append(a.crossings, c)
+		last = c.Seq
 		return nil
 	})
 	if err != nil {
@@ -214,7 +227,25 @@ func (a *auditor) replayLedger() error {
 	for _, c := range a.crossings {
 		a.problemf("stock events: %s at %s, version %d, is told but not in the ledger", c.Level.SKU, c.Level.Location, c.Level.Version)
 	}
+	stock, ok := a.inventory.(numberedInventory)
+	if !ok {
+		return nil
+	}
+	ledger, crossings, removed, err := stock.Numbered(a.ctx)
+	if err != nil {
+		return fmt.Errorf("read the numbers of ledger and stock events: %w", err)
+	}
+	a.compareNumber("ledger", next-1, ledger)
+	a.compareNumber("stock events", max(last, removed), crossings)
 	return nil
+}
+
+// compareNumber matches the end of a log to its counter: one that is behind would give
+// numbers twice, and before one that is ahead something is missing.
+func (a *auditor) compareNumber(log string, last, counter uint64) {
+	if last != counter {
+		a.problemf("%s: the last number is %d; its counter stands at %d", log, last, counter)
+	}
 }
 
 func (a *auditor) enter(e *inventory.Entry) {

@@ -40,6 +40,13 @@ func (a *auditor) readEvents() error {
 	if err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
+	if orders, ok := a.orders.(numberedOrders); ok {
+		events, err := orders.Numbered(a.ctx)
+		if err != nil {
+			return fmt.Errorf("read the number of events: %w", err)
+		}
+		a.compareNumber("events", next-1, events)
+	}
 	return nil
 }
 
@@ -73,9 +80,7 @@ func (a *auditor) compareOrders() error {
 		if s.version != o.Version || s.status != o.Status {
 			a.problemf("order %s is %s (version %d); its events end with %s (version %d)", o.ID, o.Status, o.Version, s.status, s.version)
 		}
-		if total, err := order.Total(o.Lines); err != nil || total != o.Total.Amount {
-			a.problemf("order %s has a total of %d; its lines give %d", o.ID, o.Total.Amount, total)
-		}
+		a.comparePrice(o)
 		a.compareStock(o)
 		return a.ctx.Err()
 	})
@@ -83,6 +88,21 @@ func (a *auditor) compareOrders() error {
 		return fmt.Errorf("read orders: %w", err)
 	}
 	return nil
+}
+
+// comparePrice looks whether an order says who pays how much for what.
+func (a *auditor) comparePrice(o *order.Order) {
+	if total, err := order.Total(o.Lines); err != nil || total != o.Total.Amount {
+		a.problemf("order %s has a total of %d; its lines give %d", o.ID, o.Total.Amount, total)
+	}
+	if o.CustomerID == "" || len(o.Total.Currency) != 3 || len(o.Lines) == 0 {
+		a.problemf("order %s is of customer %q, in currency %q, and has %d lines", o.ID, o.CustomerID, o.Total.Currency, len(o.Lines))
+	}
+	for i, l := range o.Lines {
+		if l.Quantity < 1 || l.UnitPrice < 0 {
+			a.problemf("order %s wants %d units at %d in line %d", o.ID, l.Quantity, l.UnitPrice, i+1)
+		}
+	}
 }
 
 // wanted is the state of the reservation that belongs to each status of an order.

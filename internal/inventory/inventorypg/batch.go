@@ -411,5 +411,5 @@ func parseKind(name string) (inventory.EntryKind, error) {
 	if i := slices.Index(kindNames[1:], name); i >= 0 {
 		return inventory.EntryKind(i + 1), nil
 	}
-	return 0, fmt.Errorf("ledger kind %q is not known", name)
+	return 0, fmt.Errorf("kind %q is not known", name)
 }

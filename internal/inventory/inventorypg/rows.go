@@ -134,7 +134,7 @@ func scanReservation(row pgx.Row) (*inventory.Reservation, error) {
 		r.ClosedAt = closed.UTC()
 	}
 	if r.Status, err = parseStatus(status); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reservation %s: %w", r.ID, err)
 	}
 	if len(locations) != len(skus) || len(quantities) != len(skus) || committed != nil && len(committed) != len(skus) || policies != nil && len(policies) != len(skus) {
 		return nil, fmt.Errorf("reservation %s has arrays of different lengths", r.ID)
@@ -161,7 +161,7 @@ func parseStatus(name string) (inventory.Status, error) {
 			return s, nil
 		}
 	}
-	return 0, fmt.Errorf("reservation status %q is not known", name)
+	return 0, fmt.Errorf("status %q is not known", name)
 }
 
 // levelRows are levels as columns, for unnest.
@@ -204,7 +204,7 @@ func scanEntry(row pgx.Row) (inventory.Entry, error) {
 	e.Time = e.Time.UTC()
 	e.ReservationID, e.OrderID, e.Reference, e.Reason = pgdb.Text(id), pgdb.Text(order), pgdb.Text(reference), pgdb.Text(reason)
 	if e.Kind, err = parseKind(kind); err != nil {
-		return e, err
+		return e, fmt.Errorf("ledger entry %d: %w", e.Seq, err)
 	}
 	if e.Policy, err = inventory.ParsePolicy(policy); err != nil {
 		return e, fmt.Errorf("ledger entry %d: %w", e.Seq, err)

@@ -89,7 +89,7 @@ func scanOrder(row pgx.Row) (*order.Order, error) {
 	o.Placed = order.Placement{ReservationID: cmp.Or(pgdb.Text(placed), o.ReservationID), HoldExpiresAt: o.HoldExpiresAt}
 	copy(o.KeyHash[:], hash)
 	if o.Status, err = parseStatus(status); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("order %s: %w", o.ID, err)
 	}
 	o.Lines = make([]order.Line, len(skus))
 	for i := range skus {
@@ -104,7 +104,7 @@ func parseStatus(name string) (order.Status, error) {
 			return s, nil
 		}
 	}
-	return order.None, fmt.Errorf("order status %q is not known", name)
+	return order.None, fmt.Errorf("status %q is not known", name)
 }
 
 func scanKey(row pgx.Row) (hash order.KeyHash, key *order.Key, err error) {
@@ -128,6 +128,8 @@ func scanEvent(row pgx.Row) (order.Event, error) {
 	}
 	e.Time = e.Time.UTC()
 	var err error
-	e.Status, err = parseStatus(status)
-	return e, err
+	if e.Status, err = parseStatus(status); err != nil {
+		return e, fmt.Errorf("event %d: %w", e.Seq, err)
+	}
+	return e, nil
 }

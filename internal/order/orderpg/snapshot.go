@@ -25,6 +25,11 @@ func (s Snapshot) Trimmed(ctx context.Context) (uint64, error) {
 	return s.tx.Counter(ctx, pgdb.CounterOrderEventsTrimmed)
 }
 
+// Numbered returns the number that the counter gave to the last event.
+func (s Snapshot) Numbered(ctx context.Context) (uint64, error) {
+	return s.tx.Counter(ctx, pgdb.CounterOrderEvents)
+}
+
 // Orders calls fn for every order, in order of ID.
 func (s Snapshot) Orders(ctx context.Context, fn func(*order.Order) error) error {
 	return s.tx.Each(ctx, "SELECT "+orderColumns+" FROM orders o ORDER BY o.id", func(rows pgx.Rows) error {
