@@ -48,24 +48,35 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose Down
+-- What is stored already is looked at afterwards, while orders come in.
 -- +goose StatementBegin
 DO $$
 DECLARE
     change text;
 BEGIN
     FOREACH change IN ARRAY ARRAY[
-        $sql$ALTER TABLE counters DROP CONSTRAINT IF EXISTS counters_value_check, ADD CONSTRAINT counters_value_check CHECK (value >= 0)$sql$,
-        $sql$ALTER TABLE stock DROP CONSTRAINT IF EXISTS stock_version_check, ADD CONSTRAINT stock_version_check CHECK (version > 0)$sql$,
-        $sql$ALTER TABLE reservations DROP CONSTRAINT IF EXISTS reservations_status_check, ADD CONSTRAINT reservations_status_check CHECK (status IN ('active', 'committed', 'released', 'expired')), DROP CONSTRAINT IF EXISTS reservations_version_check, ADD CONSTRAINT reservations_version_check CHECK (version > 0)$sql$,
-        $sql$ALTER TABLE stock_ledger DROP CONSTRAINT IF EXISTS stock_ledger_seq_check, ADD CONSTRAINT stock_ledger_seq_check CHECK (seq > 0), DROP CONSTRAINT IF EXISTS stock_ledger_kind_check, ADD CONSTRAINT stock_ledger_kind_check CHECK (kind IN ('received', 'adjusted', 'reserved', 'committed', 'released', 'expired'))$sql$,
-        $sql$ALTER TABLE stock_events DROP CONSTRAINT IF EXISTS stock_events_seq_check, ADD CONSTRAINT stock_events_seq_check CHECK (seq > 0)$sql$,
-        $sql$ALTER TABLE stock_keys DROP CONSTRAINT IF EXISTS stock_keys_key_hash_check, ADD CONSTRAINT stock_keys_key_hash_check CHECK (length(key_hash) = 16), DROP CONSTRAINT IF EXISTS stock_keys_fingerprint_check, ADD CONSTRAINT stock_keys_fingerprint_check CHECK (length(fingerprint) = 16)$sql$,
-        $sql$ALTER TABLE orders DROP CONSTRAINT IF EXISTS orders_customer_id_check, ADD CONSTRAINT orders_customer_id_check CHECK (customer_id <> ''), DROP CONSTRAINT IF EXISTS orders_status_check, ADD CONSTRAINT orders_status_check CHECK (status IN ('reserved', 'paid', 'cancelled', 'expired')), DROP CONSTRAINT IF EXISTS orders_total_check, ADD CONSTRAINT orders_total_check CHECK (total >= 0), DROP CONSTRAINT IF EXISTS orders_currency_check, ADD CONSTRAINT orders_currency_check CHECK (length(currency) = 3), DROP CONSTRAINT IF EXISTS orders_version_check, ADD CONSTRAINT orders_version_check CHECK (version > 0)$sql$,
-        $sql$ALTER TABLE order_lines DROP CONSTRAINT IF EXISTS order_lines_line_check, ADD CONSTRAINT order_lines_line_check CHECK (line > 0), DROP CONSTRAINT IF EXISTS order_lines_unit_price_check, ADD CONSTRAINT order_lines_unit_price_check CHECK (unit_price >= 0)$sql$,
-        $sql$ALTER TABLE idempotency_keys DROP CONSTRAINT IF EXISTS idempotency_keys_key_hash_check, ADD CONSTRAINT idempotency_keys_key_hash_check CHECK (length(key_hash) = 16), DROP CONSTRAINT IF EXISTS idempotency_keys_fingerprint_check, ADD CONSTRAINT idempotency_keys_fingerprint_check CHECK (length(fingerprint) = 16)$sql$,
-        $sql$ALTER TABLE order_events DROP CONSTRAINT IF EXISTS order_events_seq_check, ADD CONSTRAINT order_events_seq_check CHECK (seq > 0)$sql$,
+        $sql$ALTER TABLE counters DROP CONSTRAINT IF EXISTS counters_value_check, ADD CONSTRAINT counters_value_check CHECK (value >= 0) NOT VALID$sql$,
+        $sql$ALTER TABLE stock DROP CONSTRAINT IF EXISTS stock_version_check, ADD CONSTRAINT stock_version_check CHECK (version > 0) NOT VALID$sql$,
+        $sql$ALTER TABLE reservations DROP CONSTRAINT IF EXISTS reservations_status_check, ADD CONSTRAINT reservations_status_check CHECK (status IN ('active', 'committed', 'released', 'expired')) NOT VALID, DROP CONSTRAINT IF EXISTS reservations_version_check, ADD CONSTRAINT reservations_version_check CHECK (version > 0) NOT VALID$sql$,
+        $sql$ALTER TABLE stock_ledger DROP CONSTRAINT IF EXISTS stock_ledger_seq_check, ADD CONSTRAINT stock_ledger_seq_check CHECK (seq > 0) NOT VALID, DROP CONSTRAINT IF EXISTS stock_ledger_kind_check, ADD CONSTRAINT stock_ledger_kind_check CHECK (kind IN ('received', 'adjusted', 'reserved', 'committed', 'released', 'expired')) NOT VALID$sql$,
+        $sql$ALTER TABLE stock_events DROP CONSTRAINT IF EXISTS stock_events_seq_check, ADD CONSTRAINT stock_events_seq_check CHECK (seq > 0) NOT VALID$sql$,
+        $sql$ALTER TABLE stock_keys DROP CONSTRAINT IF EXISTS stock_keys_key_hash_check, ADD CONSTRAINT stock_keys_key_hash_check CHECK (length(key_hash) = 16) NOT VALID, DROP CONSTRAINT IF EXISTS stock_keys_fingerprint_check, ADD CONSTRAINT stock_keys_fingerprint_check CHECK (length(fingerprint) = 16) NOT VALID$sql$,
+        $sql$ALTER TABLE orders DROP CONSTRAINT IF EXISTS orders_customer_id_check, ADD CONSTRAINT orders_customer_id_check CHECK (customer_id <> '') NOT VALID, DROP CONSTRAINT IF EXISTS orders_status_check, ADD CONSTRAINT orders_status_check CHECK (status IN ('reserved', 'paid', 'cancelled', 'expired')) NOT VALID, DROP CONSTRAINT IF EXISTS orders_total_check, ADD CONSTRAINT orders_total_check CHECK (total >= 0) NOT VALID, DROP CONSTRAINT IF EXISTS orders_currency_check, ADD CONSTRAINT orders_currency_check CHECK (length(currency) = 3) NOT VALID, DROP CONSTRAINT IF EXISTS orders_version_check, ADD CONSTRAINT orders_version_check CHECK (version > 0) NOT VALID$sql$,
+        $sql$ALTER TABLE order_lines DROP CONSTRAINT IF EXISTS order_lines_line_check, ADD CONSTRAINT order_lines_line_check CHECK (line > 0) NOT VALID, DROP CONSTRAINT IF EXISTS order_lines_unit_price_check, ADD CONSTRAINT order_lines_unit_price_check CHECK (unit_price >= 0) NOT VALID$sql$,
+        $sql$ALTER TABLE idempotency_keys DROP CONSTRAINT IF EXISTS idempotency_keys_key_hash_check, ADD CONSTRAINT idempotency_keys_key_hash_check CHECK (length(key_hash) = 16) NOT VALID, DROP CONSTRAINT IF EXISTS idempotency_keys_fingerprint_check, ADD CONSTRAINT idempotency_keys_fingerprint_check CHECK (length(fingerprint) = 16) NOT VALID$sql$,
+        $sql$ALTER TABLE order_events DROP CONSTRAINT IF EXISTS order_events_seq_check, ADD CONSTRAINT order_events_seq_check CHECK (seq > 0) NOT VALID$sql$,
         $sql$ALTER TABLE orders SET (fillfactor = 80)$sql$,
-        $sql$ALTER TABLE reservations SET (fillfactor = 80)$sql$
+        $sql$ALTER TABLE reservations SET (fillfactor = 80)$sql$,
+        $sql$ALTER TABLE counters VALIDATE CONSTRAINT counters_value_check$sql$,
+        $sql$ALTER TABLE stock VALIDATE CONSTRAINT stock_version_check$sql$,
+        $sql$ALTER TABLE reservations VALIDATE CONSTRAINT reservations_status_check, VALIDATE CONSTRAINT reservations_version_check$sql$,
+        $sql$ALTER TABLE stock_ledger VALIDATE CONSTRAINT stock_ledger_seq_check, VALIDATE CONSTRAINT stock_ledger_kind_check$sql$,
+        $sql$ALTER TABLE stock_events VALIDATE CONSTRAINT stock_events_seq_check$sql$,
+        $sql$ALTER TABLE stock_keys VALIDATE CONSTRAINT stock_keys_key_hash_check, VALIDATE CONSTRAINT stock_keys_fingerprint_check$sql$,
+        $sql$ALTER TABLE orders VALIDATE CONSTRAINT orders_customer_id_check, VALIDATE CONSTRAINT orders_status_check, VALIDATE CONSTRAINT orders_total_check, VALIDATE CONSTRAINT orders_currency_check, VALIDATE CONSTRAINT orders_version_check$sql$,
+        $sql$ALTER TABLE order_lines VALIDATE CONSTRAINT order_lines_line_check, VALIDATE CONSTRAINT order_lines_unit_price_check$sql$,
+        $sql$ALTER TABLE idempotency_keys VALIDATE CONSTRAINT idempotency_keys_key_hash_check, VALIDATE CONSTRAINT idempotency_keys_fingerprint_check$sql$,
+        $sql$ALTER TABLE order_events VALIDATE CONSTRAINT order_events_seq_check$sql$
     ] LOOP
         FOR attempt IN 1..20 LOOP
             BEGIN
