@@ -89,6 +89,9 @@ func (t *transaction) start() (err error) {
 		return t.send(ctx, "")
 	}
 	if err := t.conn.SendBatch(ctx, &read).Close(); err != nil {
+		if t.conn.Conn().IsClosed() && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", errAborted, err) // the server was restarted, perhaps
+		}
 		return fmt.Errorf("read: %w", err)
 	}
 	return t.send(ctx, "COMMIT")

@@ -205,10 +205,13 @@ func TestBegin_WhatBecameOfABrokenCommitIsFoundOut(t *testing.T) {
 	for name, tt := range map[string]struct {
 		lose losing
 		also func(w *pgdb.Writes)
+		read string
 	}{
 		"the answer got lost":        {lose: func(r *relay) *atomic.Bool { return &r.loseBack }},
 		"the request got lost":       {lose: func(r *relay) *atomic.Bool { return &r.loseThere }},
-		"a long request was cut off": {func(r *relay) *atomic.Bool { return &r.loseThere }, long},
+		"a long request was cut off": {lose: func(r *relay) *atomic.Bool { return &r.loseThere }, also: long},
+		"the question got lost":      {lose: func(r *relay) *atomic.Bool { return &r.loseThere }, read: "SELECT 1"},
+		"what was read got lost":     {lose: func(r *relay) *atomic.Bool { return &r.loseBack }, read: "SELECT 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -221,13 +224,13 @@ func TestBegin_WhatBecameOfABrokenCommitIsFoundOut(t *testing.T) {
 			}
 			t.Cleanup(db.Close)
 			for range 3 { // its statements are prepared then, so that the batch is one exchange
-				if err := run(db, &probe{also: tt.also}); err != nil {
+				if err := run(db, &probe{also: tt.also, read: tt.read}); err != nil {
 					t.Fatal(err)
 				}
 			}
 			before, lost := rows(), tt.lose(r)
 			lost.Store(true)
-			p := &probe{also: tt.also}
+			p := &probe{also: tt.also, read: tt.read}
 			if err := run(db, p); err != nil {
 				t.Fatal(err)
 			}
