@@ -49,7 +49,7 @@ func TestVerify_FindsWhatNoConstraintOfTheDatabaseRefuses(t *testing.T) {
 		"UPDATE order_events SET status = 'lost' WHERE seq = 1":                                                    "event 1",
 		"UPDATE order_events SET seq = -seq":                                                                       "",
 		"UPDATE reservations SET status = 'lost' WHERE status = 'committed'":                                       paid.ReservationID,
-		"UPDATE stock SET version = 0":                                                                             "A",
+		"UPDATE stock SET version = 0":                                                                             "stock: A at main",
 		"UPDATE stock_ledger SET kind = 'lost' WHERE seq = 2":                                                      "entry 2",
 		"UPDATE stock_ledger SET seq = -seq WHERE seq = 2":                                                         "",
 		"UPDATE idempotency_keys SET key_hash = '' WHERE order_id = (SELECT id FROM orders WHERE status = 'paid')": paid.ID,

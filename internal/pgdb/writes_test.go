@@ -128,36 +128,38 @@ func backends(t *testing.T, url, before string) (n int) {
 func TestWrites_EachBatchHasItsTimeAndNoMore(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
-	testkit.Open(t, url)
+	other := testkit.Open(t, url) // without such limits
 	rows := probed(t, url)
-	const limit = time.Second
-	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: url, StatementTimeout: limit})
+	const limit = 2 * time.Second // of a statement; a batch has twice that
+	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: url, StatementTimeout: limit, PoolIdle: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	most := fmt.Sprintf("SELECT pg_sleep(%v)", 0.75*limit.Seconds()) // of what a statement may take
-	sleep := func(n int) func(w *pgdb.Writes) {
-		return func(w *pgdb.Writes) {
-			for range n {
-				w.Queue(most)
-			}
+	wait := fmt.Sprintf("SELECT pg_sleep(%v)", limit.Seconds()/2)
+	waits := func(w *pgdb.Writes) {
+		for range 5 {
+			w.Queue(wait)
 		}
 	}
-	// A batch may take as long as two statements. The second begins to read when little of
-	// the first one's time is left.
-	for _, p := range []*probe{{also: sleep(2)}, {read: most}} {
-		if err := run(db, p); err != nil {
-			t.Fatal(err)
-		}
+	// The time of the first batch is over when the second begins to read on its connection.
+	if err := run(db, &probe{}); err != nil {
+		t.Fatal(err)
 	}
-	if _, ok := errors.AsType[*groupcommit.BatchError](run(db, &probe{also: sleep(3)})); !ok {
+	if err := run(other, &probe{also: waits}); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(db, &probe{read: "SELECT 1"}); err != nil {
+		t.Errorf("the next batch: %v", err)
+	}
+	// Each statement is within its limit, all of them together are not.
+	if _, ok := errors.AsType[*groupcommit.BatchError](run(db, &probe{also: waits})); !ok {
 		t.Error("a batch that takes longer was not given up")
 	}
-	if n := rows(); n != 2 {
-		t.Errorf("%d rows were written, want those of two batches", n)
+	if n := rows(); n != 3 {
+		t.Errorf("%d rows were written, want those of three batches", n)
 	}
 	if err := run(db, &probe{}); err != nil {
-		t.Errorf("the next batch: %v", err)
+		t.Errorf("the last batch: %v", err)
 	}
 }

@@ -42,7 +42,7 @@ func TestReserve_BatchesLockLevelsInOrder(t *testing.T) {
 	}
 	var processes []process
 	for range 2 {
-		db, err := pgdb.Open(ctx, pgdb.Config{URL: url, LockTimeout: 5 * time.Second})
+		db, err := pgdb.Open(ctx, pgdb.Config{URL: url, LockTimeout: 15 * time.Second, StatementTimeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
