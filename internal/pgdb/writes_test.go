@@ -142,21 +142,26 @@ func TestWrites_EachBatchHasItsTimeAndNoMore(t *testing.T) {
 			w.Queue(wait)
 		}
 	}
-	// The time of the first batch is over when the second begins to read on its connection.
-	if err := run(db, &probe{}); err != nil {
+	// The time of the first batch is over when the second begins. The pool would replace a
+	// connection that had run out of time, and nobody would see it but by its process.
+	who := func(w *pgdb.Writes) { w.Queue("INSERT INTO probe SELECT pg_backend_pid()") }
+	if err := run(db, &probe{also: who}); err != nil {
 		t.Fatal(err)
 	}
 	if err := run(other, &probe{also: waits}); err != nil {
 		t.Fatal(err)
 	}
-	if err := run(db, &probe{read: "SELECT 1"}); err != nil {
+	if err := run(db, &probe{read: "SELECT 1", also: who}); err != nil {
 		t.Errorf("the next batch: %v", err)
+	}
+	if n := backends(t, url, ""); n != 1 {
+		t.Errorf("two batches were written on %d connections", n)
 	}
 	// Each statement is within its limit, all of them together are not.
 	if _, ok := errors.AsType[*groupcommit.BatchError](run(db, &probe{also: waits})); !ok {
 		t.Error("a batch that takes longer was not given up")
 	}
-	if n := rows(); n != 3 {
+	if n := rows(); n != 5 {
 		t.Errorf("%d rows were written, want those of three batches", n)
 	}
 	if err := run(db, &probe{}); err != nil {
