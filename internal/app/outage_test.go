@@ -34,9 +34,7 @@ func TestPostgres_AfterAStandbyIsPromotedTheProcessesGoOnWithIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := bothOf(primary, standby)
-	servers := []*run{startOn(t, url, nil), startOn(t, url, nil)}
-	servers[0].shop(map[string]int64{"A": 1_000_000})
-	until(t, "the catalogue being known everywhere", func() bool { _, ok := servers[1].catalogue.Offer("A"); return ok })
+	servers := processesOn(t, url, 2, "A", 1_000_000, nil)
 	c := newCustomers(t, servers...)
 	c.come(6, "A")
 	c.acknowledge(50)

@@ -139,15 +139,26 @@ func settled(t testing.TB, r *run) {
 	r.verified()
 }
 
+// processesOn starts n processes on one database that sell units of a SKU, and returns
+// when all of them know it.
+func processesOn(t testing.TB, url string, n int, sku string, units int64, change func(*Config)) []*run {
+	t.Helper()
+	var servers []*run
+	for range n {
+		servers = append(servers, startOn(t, url, change))
+	}
+	servers[0].shop(map[string]int64{sku: units})
+	for _, r := range servers {
+		until(t, "the catalogue being known everywhere", func() bool { _, ok := r.catalogue.Offer(sku); return ok })
+	}
+	return servers
+}
+
 func TestPostgres_ThreeProcessesSellEachUnitOnceAndTheFeedTellsAll(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
-	servers := []*run{startOn(t, url, nil), startOn(t, url, nil), startOn(t, url, nil)}
 	const units = 400
-	servers[0].shop(map[string]int64{"HOT": units})
-	for _, r := range servers {
-		until(t, "the catalogue being known everywhere", func() bool { _, ok := r.catalogue.Offer("HOT"); return ok })
-	}
+	servers := processesOn(t, url, 3, "HOT", units, nil)
 	// A reader follows the feed of one process while all write.
 	feed := follow(t, servers[2])
 	c := newCustomers(t, servers...)
@@ -177,13 +188,8 @@ func TestPostgres_BehindPgBouncerEachUnitIsSoldOnce(t *testing.T) {
 	direct := testkit.Database(t)
 	testkit.Open(t, direct) // migrates, which a pooler in transaction mode cannot carry
 	pooled := testkit.PgBouncer(t, direct)
-	var servers []*run
-	for range 2 {
-		servers = append(servers, startOn(t, pooled, func(cfg *Config) { cfg.Postgres.NoMigrate = true }))
-	}
 	const units = 200
-	servers[0].shop(map[string]int64{"HOT": units})
-	until(t, "the catalogue being known everywhere", func() bool { _, ok := servers[1].catalogue.Offer("HOT"); return ok })
+	servers := processesOn(t, pooled, 2, "HOT", units, func(cfg *Config) { cfg.Postgres.NoMigrate = true })
 	c := newCustomers(t, servers...)
 	c.come(8, "HOT")
 
@@ -265,9 +271,7 @@ func (f *following) end() []string {
 func TestPostgres_NothingAcknowledgedIsLostWhenTheServerIsKilledOrConnectionsAreCut(t *testing.T) {
 	t.Parallel()
 	server := testkit.Server(t)
-	servers := []*run{startOn(t, server.URL("postgres"), nil), startOn(t, server.URL("postgres"), nil)}
-	servers[0].shop(map[string]int64{"A": 1_000_000})
-	until(t, "the catalogue being known everywhere", func() bool { _, ok := servers[1].catalogue.Offer("A"); return ok })
+	servers := processesOn(t, server.URL("postgres"), 2, "A", 1_000_000, nil)
 	c := newCustomers(t, servers...)
 	c.come(6, "A")
 	ctx := context.Background()
@@ -321,9 +325,8 @@ func cut(ctx context.Context, url string) error {
 func TestPostgres_ProcessesOfOneDatabaseKnowEachOthersCataloguesAndStock(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
-	one, two := startOn(t, url, nil), startOn(t, url, nil)
-	one.shop(map[string]int64{"A": 1})
-	until(t, "the catalogue being known", func() bool { _, ok := two.catalogue.Offer("A"); return ok })
+	both := processesOn(t, url, 2, "A", 1, nil)
+	one, two := both[0], both[1]
 	two.mustPlace("k1", want("A", 1))
 	_, err := one.place("k2", want("A", 1))
 	refused(t, err, 409, "insufficient-stock")
@@ -341,9 +344,8 @@ func TestPostgres_ProcessesOfOneDatabaseKnowEachOthersCataloguesAndStock(t *test
 func TestPostgres_AnotherProcessAnswersARetryWithTheSameOrder(t *testing.T) {
 	t.Parallel()
 	url := testkit.Database(t)
-	one, two := startOn(t, url, nil), startOn(t, url, nil)
-	one.shop(map[string]int64{"A": 1})
-	until(t, "the catalogue being known", func() bool { _, ok := two.catalogue.Offer("A"); return ok })
+	both := processesOn(t, url, 2, "A", 1, nil)
+	one, two := both[0], both[1]
 	first := one.mustPlace("k", want("A", 1))
 	// The stock is gone, taken by the very order that the retry asks for.
 	again, err := two.place("k", want("A", 1))

@@ -25,18 +25,10 @@ func TestPostgres_RunsOnTheSchemaBeforeAndWhileItIsBroughtUpToDate(t *testing.T)
 	if _, err := m.DownTo(ctx, m.Known()-1); err != nil {
 		t.Fatal(err)
 	}
-	var servers []*run
-	for range 2 {
-		servers = append(servers, startOn(t, url, func(cfg *Config) { cfg.Postgres.NoMigrate = true }))
-	}
-	const units = 2000
-	servers[0].shop(map[string]int64{"HOT": units})
-	until(t, "the catalogue being known everywhere", func() bool { _, ok := servers[1].catalogue.Offer("HOT"); return ok })
-	c := newCustomers(t, servers...)
-	c.come(8, "HOT")
-	until(t, "a part being sold", func() bool { return servers[0].level("HOT").Available < units })
+	const units = 1000
+	servers := processesOn(t, url, 2, "HOT", units, func(cfg *Config) { cfg.Postgres.NoMigrate = true })
 
-	// Somebody's open transaction is in the way for a while; orders go on.
+	// Somebody's open transaction is in the way of the migration for a while; orders go on.
 	conn, err := pgx.Connect(ctx, url)
 	if err == nil {
 		defer conn.Close(ctx)
@@ -50,8 +42,16 @@ func TestPostgres_RunsOnTheSchemaBeforeAndWhileItIsBroughtUpToDate(t *testing.T)
 		_, err := m.Up(ctx)
 		migrated <- err
 	}()
-	left := servers[0].level("HOT").Available
-	until(t, "more being sold", func() bool { return servers[0].level("HOT").Available < left-units/10 })
+	until(t, "the migration waiting", func() bool {
+		var waits bool
+		if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted)").Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+		return waits
+	})
+	c := newCustomers(t, servers...)
+	c.come(8, "HOT")
+	until(t, "a part being sold", func() bool { return servers[0].level("HOT").Available < units })
 	if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
