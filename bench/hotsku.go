@@ -51,29 +51,32 @@ type lab struct {
 // database makes a fresh database. The one before is dropped: the server would go on
 // vacuuming it.
 func (l *lab) database(ctx context.Context) (string, error) {
-	conn, err := pgx.Connect(ctx, l.server.URL("postgres"))
+	err := execute(ctx, l.server.URL("postgres"), "DROP DATABASE IF EXISTS bench"+strconv.Itoa(l.databases)+" WITH (FORCE)", "CHECKPOINT")
 	if err != nil {
 		return "", err
 	}
-	_, err = conn.Exec(ctx, "DROP DATABASE IF EXISTS bench"+strconv.Itoa(l.databases)+" WITH (FORCE)")
-	if err == nil {
-		_, err = conn.Exec(ctx, "CHECKPOINT")
-	}
 	l.databases++
-	if err = errors.Join(err, conn.Close(ctx)); err != nil {
-		return "", err
-	}
 	return l.server.Create(ctx, "bench"+strconv.Itoa(l.databases))
 }
 
 // warm writes so many rows and drops them, so that there are WAL files to recycle and the
 // server's memory is its own already: the first design would pay for both.
 func (l *lab) warm(ctx context.Context, rows int) error {
-	conn, err := pgx.Connect(ctx, l.server.URL("postgres"))
+	return execute(ctx, l.server.URL("postgres"),
+		"CREATE TABLE warm AS SELECT n, repeat('x', 150) FROM generate_series(1, "+strconv.Itoa(rows)+") n; DROP TABLE warm; CHECKPOINT")
+}
+
+// execute runs statements one after the other.
+func execute(ctx context.Context, url string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, "CREATE TABLE warm AS SELECT n, repeat('x', 150) FROM generate_series(1, "+strconv.Itoa(rows)+") n; DROP TABLE warm; CHECKPOINT")
+	for _, sql := range statements {
+		if err == nil {
+			_, err = conn.Exec(ctx, sql)
+		}
+	}
 	return errors.Join(err, conn.Close(ctx))
 }
 

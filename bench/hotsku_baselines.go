@@ -106,19 +106,13 @@ func (l *lab) uncheckedTables(ctx context.Context, d demand, units int) (string,
 	if err != nil {
 		return "", err
 	}
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	_, err = conn.Exec(ctx, `CREATE SEQUENCE numbers;
-		DO $$
+	return url, execute(ctx, url, "CREATE SEQUENCE numbers", `DO $$
 		DECLARE c record;
 		BEGIN
 			FOR c IN SELECT conrelid::regclass AS held, conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0 LOOP
 				EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', c.held, c.conname);
 			END LOOP;
 		END $$`)
-	return url, errors.Join(err, conn.Close(ctx))
 }
 
 // penstocksTables prepares a database as Penstock has it.
@@ -132,14 +126,8 @@ func (l *lab) penstocksTables(ctx context.Context, d demand, units int) (string,
 		return "", err
 	}
 	db.Close()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	for i := 0; i < d.skus && err == nil; i++ {
-		_, err = conn.Exec(ctx, "INSERT INTO stock (sku, location, on_hand, reserved, version) VALUES ($1, 'main', $2, 0, 1)", skuName(i), units)
-	}
-	return url, errors.Join(err, conn.Close(ctx))
+	return url, execute(ctx, url, fmt.Sprintf(`INSERT INTO stock (sku, location, on_hand, reserved, version)
+		SELECT 'SKU-' || i, 'main', %d, 0, 1 FROM generate_series(0, %d) i`, units, d.skus-1))
 }
 
 // sellOutCheck has oneStatement look whether its order was stored; with plenty of stock
@@ -239,19 +227,11 @@ func (l *lab) baseline(ctx context.Context, d demand, units int) (string, error)
 	if err != nil {
 		return "", err
 	}
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
+	name := "'HOT'"
+	if d.skus > 1 {
+		name = "'SKU-' || i"
 	}
-	_, err = conn.Exec(ctx, baselineSchema)
-	for i := 0; i < d.skus && err == nil; i++ {
-		name := "HOT"
-		if d.skus > 1 {
-			name = skuName(i)
-		}
-		_, err = conn.Exec(ctx, "INSERT INTO stock VALUES ($1, $2)", name, units)
-	}
-	return url, errors.Join(err, conn.Close(ctx))
+	return url, execute(ctx, url, baselineSchema, fmt.Sprintf("INSERT INTO stock SELECT %s, %d FROM generate_series(0, %d) i", name, units, d.skus-1))
 }
 
 // rowAUnit is baseline with a row for each unit.
@@ -260,18 +240,8 @@ func (l *lab) rowAUnit(ctx context.Context, d demand, units int) (string, error)
 	if err != nil {
 		return "", err
 	}
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	_, err = conn.Exec(ctx, "INSERT INTO units (sku) SELECT 'HOT' FROM generate_series(1, $1)", min(units, 200_000))
-	if err == nil {
-		_, err = conn.Exec(ctx, "CREATE INDEX ON units (sku, id) WHERE NOT sold")
-	}
-	if err == nil {
-		_, err = conn.Exec(ctx, "VACUUM ANALYZE units")
-	}
-	return url, errors.Join(err, conn.Close(ctx))
+	return url, execute(ctx, url, fmt.Sprintf("INSERT INTO units (sku) SELECT 'HOT' FROM generate_series(1, %d)", min(units, 200_000)),
+		"CREATE INDEX ON units (sku, id) WHERE NOT sold", "VACUUM ANALYZE units")
 }
 
 const countSold = "SELECT coalesce(sum(quantity), 0)::bigint FROM order_lines"
