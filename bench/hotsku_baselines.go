@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/penstockhq/penstock/internal/freeport"
 	"github.com/penstockhq/penstock/internal/pgdb"
 )
 
@@ -367,23 +368,19 @@ func startRedis(ctx context.Context, fsync string) (address string, stop func() 
 	if err != nil {
 		return "", nil, err
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	port, err := freeport.Take()
 	if err != nil {
 		return "", nil, err
 	}
-	address = l.Addr().String()
-	_, port, _ := net.SplitHostPort(address)
-	if err := l.Close(); err != nil {
-		return "", nil, err
-	}
-	cmd := exec.CommandContext(ctx, bin, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--appendfsync", fsync, "--save", "")
+	address = port.Address()
+	cmd := exec.CommandContext(ctx, bin, "--port", strconv.Itoa(port.Number()), "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--appendfsync", fsync, "--save", "")
 	if err := cmd.Start(); err != nil {
 		return "", nil, err
 	}
 	stop = func() error {
 		_ = cmd.Process.Kill() // its data is thrown away
 		_ = cmd.Wait()
-		return os.RemoveAll(dir)
+		return errors.Join(port.Release(), os.RemoveAll(dir))
 	}
 	for range 200 {
 		if conn, err := net.Dial("tcp", address); err == nil {

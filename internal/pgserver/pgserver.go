@@ -9,7 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockhq/penstock/internal/freeport"
 )
 
 // ErrNotInstalled says that there are no PostgreSQL binaries.
@@ -31,12 +33,15 @@ type Config struct {
 	Parent string
 	// Settings are lines of postgresql.conf, such as "max_connections": "200".
 	Settings map[string]string
+
+	// take finds the port. Defaults to freeport.Take; tests give one that is not free.
+	take func() (*freeport.Port, error)
 }
 
 // Server is a PostgreSQL process. Make one with Start, end it with Stop.
 type Server struct {
 	bin, dir string
-	port     int
+	port     *freeport.Port
 	owner    *account
 	settings map[string]string
 	process  *exec.Cmd
@@ -105,17 +110,25 @@ func create(ctx context.Context, cfg Config, cluster func(*Server) *exec.Cmd) (s
 	if s.owner, err = ownerOf(dir); err != nil {
 		return nil, err
 	}
-	if s.port, err = freePort(ctx); err != nil {
-		return nil, err
-	}
 	cmd := cluster(s)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("private PostgreSQL: %s: %w: %s", filepath.Base(cmd.Path), err, bytes.TrimSpace(out))
 	}
-	if err := s.Restart(ctx); err != nil {
-		return nil, err
+	take := cfg.take
+	if take == nil {
+		take = freeport.Take
 	}
-	return s, nil
+	for attempt := 0; ; attempt++ {
+		if s.port, err = take(); err != nil {
+			return nil, fmt.Errorf("private PostgreSQL: %w", err)
+		}
+		if err = s.start(ctx); err == nil {
+			return s, nil
+		}
+		if err = errors.Join(err, s.port.Release()); !errors.Is(err, errPortTaken) || attempt == 10 {
+			return nil, err
+		}
+	}
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
@@ -130,21 +143,26 @@ func (s *Server) command(ctx context.Context, name string, args ...string) *exec
 
 // URL is the connection string of a database on the server.
 func (s *Server) URL(database string) string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
+	return fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.port.Address(), database)
 }
 
 // Dir is where the server has its files.
 func (s *Server) Dir() string { return s.dir }
 
-// errStillThere says that processes of a server that was killed are not gone yet.
-var errStillThere = errors.New("processes of the server that was killed are still there")
+var (
+	// errStillThere says that processes of a server that was killed are not gone yet.
+	errStillThere = errors.New("private PostgreSQL: processes of the server that was killed are still there")
+	// errPortTaken says that somebody else listens on the server's port.
+	errPortTaken = errors.New("private PostgreSQL: somebody else listens on its port")
+)
 
-// Restart starts the server after Kill, or the first time, and returns when it takes
+// Restart starts the server after Kill on the port that it had, and returns when it takes
 // connections.
 func (s *Server) Restart(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
 		err := s.start(ctx)
-		if !errors.Is(err, errStillThere) || attempt == 200 {
+		again := errors.Is(err, errStillThere) || errors.Is(err, errPortTaken)
+		if !again || attempt == 200 {
 			return err
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -152,13 +170,17 @@ func (s *Server) Restart(ctx context.Context) error {
 }
 
 func (s *Server) start(ctx context.Context) error {
-	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"}
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port.Number()), "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1"}
 	for name, value := range s.settings {
 		args = append(args, "-c", name+"="+value)
 	}
 	var err error
 	if s.log, err = os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return fmt.Errorf("private PostgreSQL: %w", err)
+	}
+	before, err := s.log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return errors.Join(fmt.Errorf("private PostgreSQL: %w", err), s.log.Close())
 	}
 	s.process = s.command(context.WithoutCancel(ctx), "postgres", args...)
 	s.process.Stdout, s.process.Stderr = s.log, s.log
@@ -171,29 +193,50 @@ func (s *Server) start(ctx context.Context) error {
 		_ = s.log.Close()
 		close(s.exited)
 	}()
-	return s.ready(ctx)
+	if err := s.ready(ctx, before); err != nil {
+		return errors.Join(err, s.Kill())
+	}
+	return nil
 }
 
-func (s *Server) ready(ctx context.Context) error {
+// ready waits until the server takes connections, or says why it ended: what stands in
+// its log after so many bytes.
+func (s *Server) ready(ctx context.Context, before int64) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	exited := s.exited
+	go func() { // ends with this function; whoever else has the port may not answer
+		select {
+		case <-exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for {
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))
 		if err == nil {
 			return conn.Close(ctx)
 		}
 		select {
-		case <-s.exited:
-			log, _ := os.ReadFile(filepath.Join(s.dir, "log")) // without it the error is shorter
-			if tail := log[max(0, len(log)-1000):]; bytes.Contains(tail, []byte("still in use")) {
-				return errStillThere
-			}
-			return fmt.Errorf("private PostgreSQL ended at once: %s", bytes.TrimSpace(log))
 		case <-ctx.Done():
+			if s.Exited() {
+				return s.ended(before)
+			}
 			return fmt.Errorf("private PostgreSQL does not take connections: %w", err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (s *Server) ended(before int64) error {
+	log, _ := os.ReadFile(filepath.Join(s.dir, "log")) // without it the error is shorter
+	switch log = log[min(int(before), len(log)):]; {
+	case bytes.Contains(log, []byte("still in use")):
+		return errStillThere
+	case bytes.Contains(log, []byte("Address already in use")):
+		return errPortTaken
+	}
+	return fmt.Errorf("private PostgreSQL ended at once: %s", bytes.TrimSpace(log))
 }
 
 // Create makes an empty database.
@@ -238,7 +281,7 @@ func (s *Server) Kill() error {
 
 // Stop ends the server, cutting what is connected, and removes its files.
 func (s *Server) Stop() error {
-	return errors.Join(s.signal(os.Interrupt), os.RemoveAll(s.dir))
+	return errors.Join(s.signal(os.Interrupt), s.port.Release(), os.RemoveAll(s.dir))
 }
 
 func (s *Server) signal(sig os.Signal) error {
@@ -271,13 +314,4 @@ func (s *Server) killAll() {
 			}
 		}
 	}
-}
-
-func freePort(ctx context.Context) (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener's
-	return port, l.Close()
 }

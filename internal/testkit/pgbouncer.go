@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/penstockhq/penstock/internal/freeport"
 )
 
 // PgBouncer puts a PgBouncer in transaction mode before the database of that URL, and
@@ -35,9 +36,13 @@ func PgBouncer(t testing.TB, database string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	port, err := freeport.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = port.Release() }) // the process ends anyway
 	front := *behind
-	front.Host = freeAddress(t)
-	_, port, _ := net.SplitHostPort(front.Host)
+	front.Host = port.Address()
 	dir, err := os.MkdirTemp("", "penstock-pgbouncer-") // whoever it runs as must get there
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
@@ -51,13 +56,13 @@ func PgBouncer(t testing.TB, database string) string {
 * = host=%s port=%s user=%s
 [pgbouncer]
 listen_addr = 127.0.0.1
-listen_port = %s
+listen_port = %d
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
 default_pool_size = 2
 max_client_conn = 200
-`, behind.Hostname(), behind.Port(), behind.User.Username(), port), 0o644)
+`, behind.Hostname(), behind.Port(), behind.User.Username(), port.Number()), 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,16 +84,6 @@ max_client_conn = 200
 	front.RawQuery = query.Encode()
 	awaitAnswer(t, front.String())
 	return front.String()
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func awaitAnswer(t testing.TB, url string) {
