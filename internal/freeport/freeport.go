@@ -94,9 +94,10 @@ func (p *Port) Number() int { return p.number }
 // Address is where a server of the port is reached.
 func (p *Port) Address() string { return fmt.Sprintf("127.0.0.1:%d", p.number) }
 
-// Release gives the port back. What listens on it goes on listening.
+// Release gives the port back; what listens on it goes on listening. Once is enough, more
+// do no harm.
 func (p *Port) Release() error {
-	if err := p.claim.Close(); err != nil {
+	if err := p.claim.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("give port %d back: %w", p.number, err)
 	}
 	return nil

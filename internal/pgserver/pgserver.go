@@ -279,7 +279,8 @@ func (s *Server) Kill() error {
 	return s.signal(os.Kill)
 }
 
-// Stop ends the server, cutting what is connected, and removes its files.
+// Stop ends the server, cutting what is connected, removes its files and gives its port
+// back. It may be called twice.
 func (s *Server) Stop() error {
 	return errors.Join(s.signal(os.Interrupt), s.port.Release(), os.RemoveAll(s.dir))
 }

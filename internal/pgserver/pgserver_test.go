@@ -94,6 +94,24 @@ func TestRestart_WaitsForItsPort(t *testing.T) {
 	}
 }
 
+func TestStop_LeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := start(t, Config{})
+	if err := errors.Join(s.Stop(), s.Stop()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.Dir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder: %v", err)
+	}
+	claim, err := (&net.ListenConfig{}).ListenPacket(context.Background(), "udp", s.port.Address())
+	if err != nil {
+		t.Fatalf("its port is still claimed: %v", err)
+	}
+	if err := errors.Join(listen(t, s.port).Close(), claim.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStart_SaysWhatTheServerSaid(t *testing.T) {
 	t.Parallel()
 	start(t, Config{}) // PostgreSQL is installed
