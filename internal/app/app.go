@@ -42,8 +42,7 @@ type Config struct {
 	Ops string
 	// KeepKeys is how long idempotency keys are remembered. Defaults to 24 h.
 	KeepKeys time.Duration
-	// KeepHistory is how long events and the ledger are kept in PostgreSQL. Defaults to for
-	// ever.
+	// KeepHistory is how long events and the ledger are kept. Defaults to for ever.
 	KeepHistory time.Duration
 	// MaxConnections bounds the open connections of the API. Defaults to 10000.
 	MaxConnections int

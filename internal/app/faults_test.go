@@ -241,11 +241,17 @@ func TestVerify_FindsEveryKindOfDamage(t *testing.T) {
 	r.mustPlace("last", want("A", 1)) // the level has crossed zero
 	r.verified()
 	r.stop()
-	// Each row of these kinds is removed, or changed, and then put back.
-	for prefix, what := range map[string]string{
+	findsEveryLoss(t, fs, map[string]string{
 		"is": "stock", "io": "reservation", "ir": "reservation", "il": "ledger", "ie": "stock events",
 		"oo": "order", "oc": "lists", "os": "lists", "oe": "events", "ok": "keys",
-	} {
+	})
+}
+
+// findsEveryLoss removes each row under the prefixes of a folder, expects an audit to tell
+// of something by that name, and puts it back.
+func findsEveryLoss(t *testing.T, fs vfs.FS, kinds map[string]string) {
+	t.Helper()
+	for prefix, what := range kinds {
 		t.Run(prefix, func(t *testing.T) {
 			db, err := pebbledb.Open(pebbledb.Config{Dir: "data", FS: fs, MinFreeBytes: -1})
 			if err != nil {

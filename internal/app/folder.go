@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/penstockhq/penstock/internal/app/audit"
@@ -15,15 +17,20 @@ import (
 
 // folder is the backend of one process with a data folder.
 type folder struct {
-	dir string
-	db  *pebbledb.DB
+	dir     string
+	now     func() time.Time
+	db      *pebbledb.DB
+	stock   *inventorypebble.Store
+	orders  *orderpebble.Store
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 }
 
 func openFolder(cfg Config) (*folder, error) {
 	db, err := pebbledb.Open(pebbledb.Config{
 		Dir: cfg.Dir, FS: cfg.FS, CacheBytes: cfg.CacheBytes, MinFreeBytes: cfg.MinFreeBytes, Logger: cfg.Logger,
 	})
-	return &folder{cfg.Dir, db}, err
+	return &folder{dir: cfg.Dir, now: cfg.Now, db: db, cancel: func() {}}, err
 }
 
 func (f *folder) openers(a *App) []func(context.Context) error {
@@ -43,7 +50,7 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 			if err != nil {
 				return err
 			}
-			a.inventory = s
+			a.inventory, f.stock = s, s
 			telemetry.Gauge(a.registry, "penstock_reservations_active", "Reservations that hold stock.", nil,
 				func() float64 { return float64(s.Active()) })
 			return nil
@@ -53,7 +60,7 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed.Notify), Now: a.cfg.Now,
 			}, f.db)
 			if err == nil {
-				a.orders = s
+				a.orders, f.orders = s, s
 			}
 			return err
 		},
@@ -61,6 +68,11 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 }
 
 func (f *folder) opened(a *App) {
+	ctx, cancel := context.WithCancel(context.Background())
+	f.cancel = cancel
+	f.running.Go(func() {
+		a.forgetting(ctx, func(ctx context.Context) error { return f.trim(ctx, a.cfg.KeepHistory) })
+	})
 	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
 		func() float64 { return float64(f.db.Metrics().DiskSpaceUsage()) })
 	telemetry.Gauge(a.registry, "penstock_storage_compactions_running", "Compactions in progress; they take up to one core.", nil,
@@ -71,6 +83,19 @@ func (f *folder) opened(a *App) {
 
 func (f *folder) placer(*App) (orderservice.Placer, error) {
 	return nil, nil //nolint:nilnil // two commits of one disk are as fast, and each store batches by itself
+}
+
+func (f *folder) trim(ctx context.Context, keep time.Duration) error {
+	if keep <= 0 {
+		return nil
+	}
+	before := f.now().Add(-keep)
+	followed, err := f.orders.Followed(ctx)
+	if err == nil {
+		_, err = f.stock.Trim(ctx, before, followed)
+	}
+	_, err2 := f.orders.Trim(ctx, before)
+	return errors.Join(err, err2)
 }
 
 func (f *folder) audit(ctx context.Context) (*audit.Report, error) {
@@ -86,4 +111,10 @@ func (f *folder) ready(now time.Time) error { return f.db.CheckSpace(now) }
 
 func (f *folder) place() string { return f.dir }
 
-func (f *folder) close() error { return f.db.Close() }
+func (f *folder) close() error {
+	f.cancel()
+	if !f.db.GaveUp() { // a write may wait for Pebble without end
+		f.running.Wait()
+	}
+	return f.db.Close()
+}

@@ -2,101 +2,208 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/penstockhq/penstock/api/gen/oas"
-	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
-	"github.com/penstockhq/penstock/internal/order/orderpg"
+	"github.com/penstockhq/penstock/internal/app/audit"
+	"github.com/penstockhq/penstock/internal/inventory"
+	"github.com/penstockhq/penstock/internal/inventory/inventorypebble"
+	"github.com/penstockhq/penstock/internal/pebbledb"
 	"github.com/penstockhq/penstock/internal/testkit"
 )
 
-// trimAll removes all history that may go, and returns how many rows of the ledger and of the
-// orders' events are left.
-func trimAll(t *testing.T, r *run, url string) (ledger, events int) {
+// trimAll removes all history that may go, and returns how many entries of the ledger and
+// events are left.
+func trimAll(t *testing.T, r *run) (left int64) {
 	t.Helper()
-	p := r.backend.(*postgres)
-	stock, orders := r.inventory.(*inventorypg.Store), r.orders.(*orderpg.Store)
 	ctx := context.Background()
-	if err := p.trim(ctx, time.Nanosecond, stock, orders); err != nil {
+	if err := r.backend.trim(ctx, time.Nanosecond); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(ctx, url)
+	report, err := r.backend.audit(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(ctx)
-	err = conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM stock_ledger), (SELECT count(*) FROM order_events)").Scan(&ledger, &events)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ledger, events
+	return report.Checked.Ledger + report.Checked.OrderEvents + report.Checked.StockEvents
+}
+
+// allTrimmed waits until all that has happened is followed and removed.
+func allTrimmed(t *testing.T, r *run) {
+	t.Helper()
+	settled(t, r)
+	until(t, "the ledger being followed and removed", func() bool { return trimAll(t, r) == 0 })
 }
 
 func TestHistory_WhatIsRemovedLeavesBalancesThatCanBeProven(t *testing.T) {
 	t.Parallel()
-	url, ctx := testkit.Database(t), context.Background()
-	r := startOn(t, url, nil)
-	r.shop(map[string]int64{"A": 1000, "B": 3})
-	var open []oas.Order
-	step := 0
-	work := func() {
-		for i := range 20 {
-			step++
-			o := r.mustPlace(key(step), want("A", 2))
-			switch i % 4 {
-			case 0:
-				open = append(open, o) // paid in a later round, when its beginning is gone
-			case 1:
-				if _, err := r.client.CancelOrder(ctx, oas.CancelOrderParams{ID: o.ID}); err != nil {
-					t.Fatal(err)
-				}
-			default:
-				if _, err := r.pay(o.ID, "pay-"+o.ID); err != nil {
-					t.Fatal(err)
+	eachStore(t, func(t *testing.T, open opener) {
+		t.Helper()
+		ctx, r := context.Background(), open(nil)
+		r.shop(map[string]int64{"A": 1000, "B": 3})
+		var waiting []oas.Order
+		step := 0
+		work := func() {
+			for i := range 20 {
+				step++
+				o := r.mustPlace(key(step), want("A", 2))
+				switch i % 4 {
+				case 0:
+					waiting = append(waiting, o) // paid in a later round, when its beginning is gone
+				case 1:
+					if _, err := r.client.CancelOrder(ctx, oas.CancelOrderParams{ID: o.ID}); err != nil {
+						t.Fatal(err)
+					}
+				default:
+					if _, err := r.pay(o.ID, "pay-"+o.ID); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 		}
+		work()
+		r.mustPlace("the-last-of-b", want("B", 3)) // an event of stock that is gone
+		first, err := r.client.ListEvents(ctx, oas.ListEventsParams{Limit: oas.NewOptInt(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]bool{}
+		for round := range 3 {
+			settled(t, r)
+			for _, e := range read(t, r) {
+				if told[e.ID] {
+					t.Fatalf("event %s is told twice", e.ID)
+				}
+				told[e.ID] = true
+			}
+			allTrimmed(t, r)
+			r.verified() // with nothing but the base
+			if round == 1 {
+				r.stop()
+				r = open(nil)
+			}
+			for _, o := range waiting[:2] {
+				if paid, err := r.pay(o.ID, fmt.Sprint("late-", round)); err != nil || paid.Status != oas.OrderStatusPaid {
+					t.Fatal(paid, err)
+				}
+			}
+			waiting = waiting[2:]
+			work()
+		}
+		settled(t, r)
+
+		_, err = r.client.ListEvents(ctx, oas.ListEventsParams{After: oas.NewOptString(first.Next)})
+		refused(t, err, http.StatusGone, "events-removed")
+		page, err := r.client.ListEvents(ctx, oas.ListEventsParams{Limit: oas.NewOptInt(1)})
+		if err != nil || len(page.Events) != 1 || told[page.Events[0].ID] {
+			t.Fatalf("from the beginning there are %v, %v", page, err)
+		}
+		if _, err = r.client.ListEvents(ctx, oas.ListEventsParams{After: oas.NewOptString(page.Next)}); err != nil {
+			t.Fatalf("reading on from what is left: %v", err)
+		}
+	})
+}
+
+func TestHistory_ALossOfPowerWhileItIsRemovedLosesNothing(t *testing.T) {
+	t.Parallel()
+	d := newDisk()
+	r := start(t, d.fs, nil)
+	r.shop(map[string]int64{"A": 1_000_000})
+	c := newCustomers(t, r)
+	c.come(4, "A")
+	for removed := (inventory.Base{}); removed.Seq < 300; {
+		if err := r.backend.trim(context.Background(), time.Nanosecond); err != nil {
+			t.Fatal(err)
+		}
+		removed = baseIn(t, d.afterCrash())
+		c.acknowledge(1)
 	}
-	work()
-	r.mustPlace("the-last-of-b", want("B", 3)) // an event of stock that is gone
-	first, err := r.client.ListEvents(ctx, oas.ListEventsParams{Limit: oas.NewOptInt(1)})
+	c.leave(r)
+	again := start(t, d.afterCrash(), nil)
+	c.kept(again)
+	again.verified()
+}
+
+// baseIn audits the folder and returns what the removed part of its ledger came to.
+func baseIn(t *testing.T, fs vfs.FS) inventory.Base {
+	t.Helper()
+	db, err := pebbledb.Open(pebbledb.Config{Dir: "data", FS: fs, MinFreeBytes: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 3 {
-		settled(t, r)
-		until(t, "the ledger being followed and removed", func() bool {
-			ledger, events := trimAll(t, r, url)
-			return ledger == 0 && events == 0
-		})
-		settled(t, r) // with nothing but the base
-		for _, o := range open[:2] {
-			if paid, err := r.pay(o.ID, fmt.Sprint("late-", round)); err != nil || paid.Status != oas.OrderStatusPaid {
-				t.Fatal(paid, err)
-			}
-		}
-		open = open[2:]
-		work()
+	report, err1 := audit.Folder(context.Background(), db)
+	base, err2 := inventorypebble.Snapshot{R: db}.Base(context.Background())
+	if err := errors.Join(err1, err2, db.Close()); err != nil || !report.OK {
+		t.Fatalf("after a loss of power: %+v, %v", report, err)
 	}
-	settled(t, r)
+	return base
+}
 
-	_, err = r.client.ListEvents(ctx, oas.ListEventsParams{After: oas.NewOptString(first.Next)})
-	refused(t, err, http.StatusGone, "events-removed")
-	page, err := r.client.ListEvents(ctx, oas.ListEventsParams{Limit: oas.NewOptInt(1)})
-	if err != nil || len(page.Events) != 1 {
-		t.Fatalf("from the beginning there are %v, %v", page, err)
+func TestHistory_DamageShowsAlsoWhereItWasRemovedFromAFolder(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := start(t, fs, nil)
+	r.shop(map[string]int64{"A": 10, "B": 1})
+	paid := r.mustPlace("paid", want("A", 2))
+	if _, err := r.pay(paid.ID, "p"); err != nil {
+		t.Fatal(err)
 	}
-	if _, err = r.client.ListEvents(ctx, oas.ListEventsParams{After: oas.NewOptString(page.Next)}); err != nil {
-		t.Fatalf("reading on from what is left: %v", err)
+	r.mustPlace("open", want("A", 3))
+	allTrimmed(t, r)
+	r.mustPlace("after", want("A", 1))
+	r.mustPlace("last", want("B", 1))
+	r.verified()
+	r.stop()
+	findsEveryLoss(t, fs, map[string]string{
+		"ib": "stock", "ih": "reservation", "il": "ledger", "ie": "stock events", "oe": "events",
+	})
+}
+
+func TestHistory_WhatIsNotRightIsNotRemoved(t *testing.T) {
+	t.Parallel()
+	for prefix, what := range map[string]string{"il": "ledger", "ie": "stock event"} {
+		t.Run(prefix, func(t *testing.T) {
+			t.Parallel()
+			fs := vfs.NewMem()
+			r := start(t, fs, nil)
+			r.shop(map[string]int64{"A": 1, "B": 1})
+			r.mustPlace("last", want("A", 1))
+			until(t, "the ledger being followed", func() bool {
+				followed, err := r.orders.Followed(context.Background())
+				return err == nil && followed >= 3
+			})
+			db := r.backend.(*folder).db
+			for k := range rowsOf(t, db, prefix) { // the first of them
+				if err := db.Delete([]byte(k), nil); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			before := trimmable(t, db)
+			err := r.backend.trim(context.Background(), time.Nanosecond)
+			if err == nil || !contains(err, what) {
+				t.Errorf("removed from a damaged folder: %v", err)
+			}
+			if after := trimmable(t, db); before != after {
+				t.Errorf("there were %d rows and are %d", before, after)
+			}
+		})
 	}
 }
 
-func TestHistory_DamageShowsAlsoWhereHistoryWasRemoved(t *testing.T) {
+// trimmable is how many rows of the inventory's logs there are.
+func trimmable(t *testing.T, db *pebbledb.DB) int {
+	t.Helper()
+	return len(rowsOf(t, db, "il")) + len(rowsOf(t, db, "ie"))
+}
+
+func TestHistory_DamageShowsAlsoWhereItWasRemovedFromPostgreSQL(t *testing.T) {
 	t.Parallel()
 	for name, damage := range map[string]string{
 		"a level":                   "UPDATE stock SET on_hand = on_hand + 1 WHERE sku = 'A'",
@@ -119,10 +226,7 @@ func TestHistory_DamageShowsAlsoWhereHistoryWasRemoved(t *testing.T) {
 			}
 			r.mustPlace("open", want("A", 3))
 			settled(t, r)
-			until(t, "the ledger being followed and removed", func() bool {
-				ledger, events := trimAll(t, r, url)
-				return ledger == 0 && events == 0
-			})
+			allTrimmed(t, r)
 			r.mustPlace("after", want("A", 1))
 			r.mustPlace("last", want("B", 1))
 			settled(t, r)

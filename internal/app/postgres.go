@@ -21,13 +21,12 @@ type postgres struct {
 	url     string
 	now     func() time.Time // nil for the database's clock
 	db      *pgdb.DB
+	stock   *inventorypg.Store
+	orders  *orderpg.Store
 	placing *together
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
-
-// forgetEvery is how often old idempotency keys, and old history, are removed.
-const forgetEvery = 10 * time.Minute
 
 func openPostgres(ctx context.Context, cfg Config) (*postgres, error) {
 	pg := *cfg.Postgres
@@ -54,7 +53,7 @@ func (p *postgres) openers(a *App) []func(context.Context) error {
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("inventory", feed.Notify), Now: p.now,
 			}, p.db)
 			if err == nil {
-				a.inventory = s
+				a.inventory, p.stock = s, s
 			}
 			return err
 		},
@@ -63,7 +62,7 @@ func (p *postgres) openers(a *App) []func(context.Context) error {
 				KeepKeys: a.cfg.KeepKeys, Batch: a.batch("orders", feed.Notify), Now: p.now,
 			}, p.db)
 			if err == nil {
-				a.orders = s
+				a.orders, p.orders = s, s
 			}
 			return err
 		},
@@ -88,7 +87,7 @@ func (p *postgres) opened(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.running.Go(func() {
-		p.forget(ctx, a, a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store)) //nolint:forcetypeassert // openers made them
+		a.forgetting(ctx, func(ctx context.Context) error { return errors.Join(p.forget(ctx), p.trim(ctx, a.cfg.KeepHistory)) })
 	})
 	for name, value := range map[string]func(pgdb.Stats) float64{
 		"penstock_postgres_connections_max":    func(s pgdb.Stats) float64 { return float64(s.Max) },
@@ -105,41 +104,26 @@ func (p *postgres) opened(a *App) {
 // placer starts the group commit of orders with their stock.
 func (p *postgres) placer(a *App) (orderservice.Placer, error) {
 	var err error
-	stock, orders := a.inventory.(*inventorypg.Store), a.orders.(*orderpg.Store) //nolint:forcetypeassert // openers made them
-	p.placing, err = startTogether(a.batch("placements", a.services.feed.Notify), p.db, a.services.inventory, stock, orders)
+	p.placing, err = startTogether(a.batch("placements", a.services.feed.Notify), p.db, a.services.inventory, p.stock, p.orders)
 	return p.placing, err
 }
 
-// forget removes old idempotency keys and old history now and then. All processes do: it is
-// cheap, and what one has removed the next does not find.
-func (p *postgres) forget(ctx context.Context, a *App, stock *inventorypg.Store, orders *orderpg.Store) {
-	tick := time.NewTicker(forgetEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, remove := range []func(context.Context) (int64, error){stock.Forget, orders.Forget, p.db.Forget} {
-			if _, err := remove(ctx); err != nil && ctx.Err() == nil {
-				a.cfg.Logger.Warn("postgres: old idempotency keys were not removed; it is tried again", "error", err)
-			}
-		}
-		if err := p.trim(ctx, a.cfg.KeepHistory, stock, orders); err != nil && ctx.Err() == nil {
-			a.cfg.Logger.Warn("postgres: old history was not removed; it is tried again", "error", err)
-		}
-	}
+// forget removes old idempotency keys. All processes do: it is cheap, and what one has
+// removed the next does not find.
+func (p *postgres) forget(ctx context.Context) error {
+	_, err1 := p.stock.Forget(ctx)
+	_, err2 := p.orders.Forget(ctx)
+	_, err3 := p.db.Forget(ctx)
+	return errors.Join(err1, err2, err3)
 }
 
-// trim removes the history that is older than keep, if it is not kept for ever.
-func (p *postgres) trim(ctx context.Context, keep time.Duration, stock *inventorypg.Store, orders *orderpg.Store) error {
+func (p *postgres) trim(ctx context.Context, keep time.Duration) error {
 	if keep <= 0 {
 		return nil
 	}
 	before := p.db.Now().Add(-keep)
-	_, err1 := stock.Trim(ctx, before)
-	_, err2 := orders.Trim(ctx, before)
+	_, err1 := p.stock.Trim(ctx, before)
+	_, err2 := p.orders.Trim(ctx, before)
 	return errors.Join(err1, err2)
 }
 

@@ -119,6 +119,13 @@ func (c *customers) leave(r *run) {
 	if len(c.orders) == 0 || len(c.paid) == 0 {
 		c.t.Fatal("nothing was ever acknowledged: the test did not test anything")
 	}
+	c.kept(r)
+	c.t.Logf("%d orders and %d payments were acknowledged; other answers by status: %v", len(c.orders), len(c.paid), c.other)
+}
+
+// kept checks that everything that was acknowledged to customers who have left is there.
+func (c *customers) kept(r *run) {
+	c.t.Helper()
 	for k, id := range c.orders {
 		if o, err := r.client.GetOrder(context.Background(), oas.GetOrderParams{ID: id}); err != nil {
 			c.t.Fatalf("order %s of key %s was acknowledged and is gone: %v", id, k, err)
@@ -126,7 +133,6 @@ func (c *customers) leave(r *run) {
 			c.t.Fatalf("order %s was paid and is %s", id, o.Status)
 		}
 	}
-	c.t.Logf("%d orders and %d payments were acknowledged; other answers by status: %v", len(c.orders), len(c.paid), c.other)
 }
 
 // settled waits until what was half done is completed, and audits.

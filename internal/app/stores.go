@@ -27,6 +27,9 @@ type backend interface {
 	opened(a *App)
 	// placer returns how orders are placed in one commit, nil where that takes two.
 	placer(a *App) (orderservice.Placer, error)
+	// trim removes events and ledger entries that are older than keep, where the stores
+	// are open.
+	trim(ctx context.Context, keep time.Duration) error
 	// audit proves from what is stored that the promises hold.
 	audit(ctx context.Context) (*audit.Report, error)
 	// ready returns why new work cannot be taken, nil when it can.
@@ -34,6 +37,25 @@ type backend interface {
 	// place says where the data is, for logs.
 	place() string
 	close() error
+}
+
+// forgetEvery is how often old idempotency keys, and old history, are removed.
+const forgetEvery = 10 * time.Minute
+
+// forgetting calls forget now and then until ctx ends. What it could not do is tried again.
+func (a *App) forgetting(ctx context.Context, forget func(context.Context) error) {
+	tick := time.NewTicker(forgetEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := forget(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Logger.Warn("what is older than it is kept was not removed; it is tried again", "error", err)
+		}
+	}
 }
 
 // store is what the three stores have in common.

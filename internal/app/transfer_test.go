@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -83,4 +84,58 @@ func TestTransfer_BrokenOffAndGoneOnWithMovesEverythingAndTheDatabaseServes(t *t
 	}
 	p.mustPlace("k4", want("22632", 7))
 	settled(t, p)
+}
+
+func TestTransfer_OfAFolderWhoseHistoryWasRemovedGoesOnWhereThatEnds(t *testing.T) {
+	t.Parallel()
+	fs, ctx := vfs.NewMem(), context.Background()
+	r := start(t, fs, nil)
+	r.shop(map[string]int64{"A": 50, "B": 1})
+	paid, open := r.mustPlace("k1", want("A", 2)), r.mustPlace("k2", want("A", 1))
+	if _, err := r.pay(paid.ID, "p-1"); err != nil {
+		t.Fatal(err)
+	}
+	r.mustPlace("k3", want("B", 1)) // an event of stock that is gone
+	first, err := r.client.ListEvents(ctx, oas.ListEventsParams{Limit: oas.NewOptInt(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := read(t, r)
+	allTrimmed(t, r)
+	r.mustPlace("k4", want("A", 1))
+	settled(t, r)
+	r.stop()
+	folder, err := pebbledb.Open(pebbledb.Config{Dir: "data", FS: fs, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := testkit.Database(t)
+	report, err := transfer.Run(ctx, transfer.Config{From: folder, To: pgdb.Config{URL: url}})
+	if err := errors.Join(err, folder.Close()); err != nil || report.Checked.Orders != 4 || report.Checked.OrderEvents != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+
+	p := startOn(t, url, nil)
+	_, err = p.client.ListEvents(ctx, oas.ListEventsParams{After: oas.NewOptString(first.Next)})
+	refused(t, err, http.StatusGone, "events-removed")
+	if _, err := p.pay(open.ID, "p-2"); err != nil {
+		t.Fatal(err)
+	}
+	if l := p.level("A"); l.OnHand != 47 || l.Reserved != 1 {
+		t.Errorf("got %+v", l)
+	}
+	now := read(t, p)
+	for _, before := range told {
+		for _, e := range now {
+			if e.ID == before.ID {
+				t.Errorf("event %s is there though it was removed, or its number was given again", e.ID)
+			}
+		}
+	}
+	if len(now) != 2 {
+		t.Errorf("there are %d events, want those of one order and one payment", len(now))
+	}
+	settled(t, p)
+	allTrimmed(t, p)
+	p.verified()
 }

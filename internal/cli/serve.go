@@ -25,7 +25,7 @@ type serveCmd struct {
 	InsecureNoAuth bool `help:"Allow addresses other than loopback, though whoever reaches them may do anything: there is no authentication."`
 
 	KeepKeys       time.Duration `help:"How long idempotency keys are remembered." default:"24h"`
-	KeepHistory    time.Duration `help:"How long events and the ledger are kept in PostgreSQL, such as 2160h; 0s for ever. What the ledger came to is kept." default:"0s"`
+	KeepHistory    time.Duration `help:"How long events and the ledger are kept, such as 2160h; 0s for ever. What the ledger came to is kept." default:"0s"`
 	MaxInFlight    int           `help:"Requests worked on at once; more get 429. 0 is 128 for each core." default:"0"`
 	MaxWait        time.Duration `help:"Time that requests may wait before they are looked at; beyond it a share of new ones gets 429. -1s never." default:"8ms"`
 	MaxConnections int           `help:"Open connections of the API; more wait to be accepted." default:"10000"`
@@ -62,8 +62,8 @@ func (c *serveCmd) Validate() error {
 	if c.GuardSample < 0 || c.GuardSample > 1 {
 		return fmt.Errorf("--guard-sample %v is no share: it may be 0 to 1", c.GuardSample)
 	}
-	if c.KeepHistory != 0 && (c.KeepHistory < time.Hour || c.Store != storePostgres) {
-		return fmt.Errorf("--keep-history %v: it may be 0s, for ever, or with --store postgres an hour and more", c.KeepHistory)
+	if c.KeepHistory != 0 && c.KeepHistory < time.Hour {
+		return fmt.Errorf("--keep-history %v: it may be 0s, for ever, or an hour and more", c.KeepHistory)
 	}
 	if err := c.validate(c.Store); err != nil {
 		return err

@@ -200,6 +200,20 @@ func (e Entry) Effect() (onHand, reserved int64) {
 	}
 }
 
+// Enter books the entry on the level of its place, and reports whether something is
+// available now where nothing was, or the other way round.
+func (l *Level) Enter(e *Entry) (crossed bool) {
+	if e.Policy == Untracked {
+		return false
+	}
+	before := l.Available()
+	onHand, reserved := e.Effect()
+	l.OnHand += onHand
+	l.Reserved += reserved
+	l.Version++
+	return (before > 0) != (l.Available() > 0)
+}
+
 // Base is what the ledger comes to up to an entry, where the entries up to that one have
 // been removed. The zero value is that of a whole ledger.
 type Base struct {
@@ -212,6 +226,19 @@ type Base struct {
 type BaseHold struct {
 	ReservationID, OrderID string
 	Open, Committed        int64 // units
+}
+
+// Enter books an entry of the reservation.
+func (h *BaseHold) Enter(e *Entry) {
+	switch e.Kind {
+	case EntryReserved:
+		h.Open += e.Quantity
+	case EntryCommitted:
+		h.Open -= e.Quantity
+		h.Committed += e.Quantity
+	default:
+		h.Open -= e.Quantity
+	}
 }
 
 // Crossing is the event of a level crossing zero.

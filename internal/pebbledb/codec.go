@@ -44,6 +44,9 @@ func (d *Decoder) Err() error {
 // More reports whether anything is left to read.
 func (d *Decoder) More() bool { return !d.bad && len(d.b) > 0 }
 
+// Left returns how many bytes are left to read.
+func (d *Decoder) Left() int { return len(d.b) }
+
 // Byte reads one byte.
 func (d *Decoder) Byte() byte {
 	if len(d.b) == 0 {

@@ -30,8 +30,16 @@ import (
 	"github.com/penstockhq/penstock/internal/fault"
 )
 
-// Format is the version of the layout in the data folder that this program writes.
-const Format = 1
+// Format is the newest version of the layout in the data folder that this program knows.
+const Format = formatHistory
+
+const (
+	// formatFirst is what a new folder has.
+	formatFirst = 1
+	// formatHistory is what a folder has from the first time on that history is removed
+	// from it: a program that does not know of that would take it for damage.
+	formatHistory = 2
+)
 
 const (
 	formatFile = "PENSTOCK"
@@ -120,10 +128,14 @@ func open(cfg Config, dir string, lock *pebble.Lock) (*DB, error) {
 		return nil, fmt.Errorf("open data folder %s: %w", cfg.Dir, err)
 	}
 	db := &DB{DB: inner, cfg: cfg, cache: opts.Cache, lock: lock, fatal: fatal}
-	if !cfg.ReadOnly {
-		if err := writeFormat(cfg); err != nil {
-			return nil, errors.Join(err, db.DB.Close())
-		}
+	if cfg.ReadOnly {
+		return db, nil
+	}
+	if _, err := cfg.FS.Stat(filepath.Join(cfg.Dir, formatFile)); err == nil {
+		return db, nil
+	}
+	if err := writeFormat(cfg, formatFirst); err != nil {
+		return nil, errors.Join(err, db.DB.Close())
 	}
 	return db, nil
 }
@@ -246,6 +258,32 @@ func (p *Pending) Wait() error {
 	return nil
 }
 
+// Commit makes b durable, beside what the stores write. Unlike Write it does not panic
+// when Pebble cannot go on; the stores' next write stops them.
+func (db *DB) Commit(b *pebble.Batch) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("write batch: %v", cause)
+		}
+	}()
+	pending, err := db.Write(b)
+	if err != nil {
+		return err
+	}
+	return pending.Wait()
+}
+
+// RemovesHistory is called before history is removed for the first time: programs that do
+// not know of that refuse the folder from then on.
+func (db *DB) RemovesHistory() error {
+	path := filepath.Join(db.cfg.Dir, formatFile)
+	format, err := readFormat(db.cfg.FS, path)
+	if err != nil || format >= formatHistory {
+		return err
+	}
+	return writeFormat(db.cfg, formatHistory)
+}
+
 // CheckSpace refuses new work with fault.DiskFull when the disk is nearly full. It
 // looks at the disk at most once a second.
 func (db *DB) CheckSpace(now time.Time) error {
@@ -289,30 +327,36 @@ type folderFormat struct {
 
 func checkFormat(cfg Config) error {
 	path := filepath.Join(cfg.Dir, formatFile)
-	f, err := cfg.FS.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		if cfg.ReadOnly {
-			return fmt.Errorf("%s is not a penstock data folder: it has no file %s", cfg.Dir, formatFile)
-		}
+	format, err := readFormat(cfg.FS, path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && cfg.ReadOnly:
+		return fmt.Errorf("%s is not a penstock data folder: it has no file %s", cfg.Dir, formatFile)
+	case errors.Is(err, os.ErrNotExist):
 		return refuseForeign(cfg)
+	case err != nil:
+		return err
+	case format > Format:
+		return fmt.Errorf("data folder %s has format %d, this penstock knows up to %d: "+
+			"run the version that wrote it, or a newer one", cfg.Dir, format, Format)
 	}
+	return nil
+}
+
+func readFormat(fs vfs.FS, path string) (int, error) {
+	f, err := fs.Open(path)
 	if err != nil {
-		return fmt.Errorf("open data folder %s: %w", cfg.Dir, err)
+		return 0, fmt.Errorf("open data folder: %w", err)
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, 1<<12))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+		return 0, fmt.Errorf("read %s: %w", path, err)
 	}
 	var got folderFormat
-	if err := json.Unmarshal(raw, &got); err != nil || got.Format < 1 {
-		return fmt.Errorf("%s does not say which format the folder has (want {\"format\":%d}): "+
+	if err := json.Unmarshal(raw, &got); err != nil || got.Format < formatFirst {
+		return 0, fmt.Errorf("%s does not say which format the folder has (want {\"format\":%d}): "+
 			"restore it from a backup", path, Format)
 	}
-	if got.Format > Format {
-		return fmt.Errorf("data folder %s has format %d, this penstock knows up to %d: "+
-			"run the version that wrote it, or a newer one", cfg.Dir, got.Format, Format)
-	}
-	return nil
+	return got.Format, nil
 }
 
 // refuseForeign keeps Penstock from settling in a folder that holds something else.
@@ -334,12 +378,9 @@ func refuseForeign(cfg Config) error {
 	return nil
 }
 
-func writeFormat(cfg Config) error {
+func writeFormat(cfg Config, format int) error {
 	path := filepath.Join(cfg.Dir, formatFile)
-	if f, err := cfg.FS.Open(path); err == nil {
-		return f.Close()
-	}
-	raw, err := json.Marshal(folderFormat{Format})
+	raw, err := json.Marshal(folderFormat{format})
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

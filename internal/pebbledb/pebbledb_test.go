@@ -137,6 +137,7 @@ func TestLog_IsReadAsItWasWrittenFromAnyPosition(t *testing.T) {
 			rt.Fatal(err)
 		}
 		var want []string
+		removed := 0
 		for range rapid.IntRange(0, 5).Draw(rt, "batches") {
 			batch, entries := db.NewBatch(), [][]byte(nil)
 			for range rapid.SampledFrom([]int{1, 3, 255, 256, 257, 600}).Draw(rt, "entries") {
@@ -150,28 +151,105 @@ func TestLog_IsReadAsItWasWrittenFromAnyPosition(t *testing.T) {
 			if err := batch.Commit(nil); err != nil {
 				rt.Fatal(err)
 			}
+			if rapid.Bool().Draw(rt, "remove") {
+				batch, upTo := db.NewBatch(), rapid.IntRange(0, len(want)).Draw(rt, "up to")
+				if err := errors.Join(log.Remove(db, batch, uint64(upTo)), batch.Commit(nil)); err != nil {
+					rt.Fatal(err)
+				}
+				removed = max(removed, upTo)
+			}
 			if rapid.Bool().Draw(rt, "reopen") {
 				if log, err = pebbledb.OpenLog(db, []byte("xl")); err != nil {
 					rt.Fatal(err)
 				}
 			}
 		}
+		if got, err := log.Removed(db); err != nil || got != uint64(removed) {
+			rt.Fatalf("up to %d is removed, want %d, %v", got, removed, err)
+		}
 		if log.Last() != uint64(len(want)) {
 			rt.Fatalf("last is %d, want %d", log.Last(), len(want))
 		}
 		after := rapid.IntRange(0, len(want)+2).Draw(rt, "after")
+		from := after
+		if after == 0 {
+			from = removed
+		}
 		var got []string
 		err = log.Read(db, uint64(after), func(n uint64, entry []byte) (bool, error) {
-			if n != uint64(after+len(got)+1) {
-				rt.Fatalf("entry %d comes after %d", n, after+len(got))
+			if n != uint64(from+len(got)+1) {
+				rt.Fatalf("entry %d comes after %d", n, from+len(got))
 			}
 			got = append(got, string(entry))
 			return true, nil
 		})
-		if err != nil || !slices.Equal(got, want[min(after, len(want)):]) {
+		if after > 0 && after < removed {
+			if !fault.Is(err, fault.EventsRemoved) || len(got) > 0 {
+				rt.Fatalf("read %d entries after %d, up to %d being removed, %v", len(got), after, removed, err)
+			}
+			return
+		}
+		if err != nil || !slices.Equal(got, want[min(from, len(want)):]) {
 			rt.Fatalf("read %d of %d entries after %d, %v", len(got), len(want), after, err)
 		}
 	})
+}
+
+func TestLog_AnEntryThatIsGoneWithoutHavingBeenRemovedIsTold(t *testing.T) {
+	t.Parallel()
+	db := open(t, pebbledb.Config{})
+	log, err := pebbledb.OpenLog(db, []byte("xl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		batch := db.NewBatch()
+		_, err := log.Append(batch, [][]byte{[]byte("entry")})
+		if err := errors.Join(err, batch.Commit(nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Delete(binary.BigEndian.AppendUint64([]byte("xl"), 3), nil); err != nil {
+		t.Fatal(err)
+	}
+	for after := range uint64(4) {
+		err := log.Read(db, after, func(uint64, []byte) (bool, error) { return true, nil })
+		if gap := after == 1 || after == 2; gap != errors.Is(err, pebbledb.ErrCorrupt) {
+			t.Errorf("reading on after %d over entry 3, which is gone: %v", after, err)
+		}
+	}
+}
+
+func TestRemovesHistory_ProgramsThatDoNotKnowOfItRefuseTheFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	format := func() string {
+		t.Helper()
+		raw, err := os.ReadFile(filepath.Join(dir, "PENSTOCK"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(raw))
+	}
+	db, err := pebbledb.Open(pebbledb.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := format(); got != `{"format":1}` {
+		t.Errorf("a new folder has %s", got)
+	}
+	for range 2 {
+		if err := db.RemovesHistory(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, pebbledb.Config{Dir: dir})
+	if got := format(); got != `{"format":2}` {
+		t.Errorf("where history was removed, the folder has %s", got)
+	}
 }
 
 func hash(n int) (h pebbledb.KeyHash) {
@@ -363,6 +441,24 @@ func TestWrite_AfterPebblePanickedNobodyWaitsForItsLock(t *testing.T) {
 	testkit.PebbleGaveUp()
 	if !panicked || !db.GaveUp() {
 		t.Fatal("Pebble did not panic: the test did not test anything")
+	}
+	if _, err := write(t, db); err == nil {
+		t.Error("a write after that was taken")
+	}
+	if err := db.Commit(db.NewBatch()); err == nil {
+		t.Error("a commit after that was taken")
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCommit_APanicOfPebbleIsAnErrorAndNothingIsWrittenAfterIt(t *testing.T) {
+	t.Parallel()
+	db, _ := breakable(t)
+	testkit.PebbleGaveUp()
+	if err := db.Commit(nil); err == nil || !db.GaveUp() {
+		t.Fatalf("no batch at all was written: %v", err)
 	}
 	if _, err := write(t, db); err == nil {
 		t.Error("a write after that was taken")

@@ -20,7 +20,7 @@ type Copy struct {
 const copyChunk = 20_000
 
 // copied are the tables that a copy fills; it begins only when all of them are empty.
-const copied = "skus, stock, reservations, stock_ledger, stock_events, stock_keys, orders, order_lines, idempotency_keys, order_events"
+const copied = "skus, stock, stock_base, reservations, reservations_base, stock_ledger, stock_events, stock_keys, orders, order_lines, idempotency_keys, order_events"
 
 // OpenCopy opens the database for a copy, a new one or one that was broken off.
 func OpenCopy(ctx context.Context, cfg Config) (*Copy, error) {
@@ -81,17 +81,28 @@ func (c *Copy) Close() { c.db.Close() }
 // DB is the database that is copied into.
 func (c *Copy) DB() *DB { return c.db }
 
+// Numbers says which counter a table's rows are numbered by. The zero value is for a table
+// whose rows are not.
+type Numbers struct {
+	// Counter stands at the number of the last row.
+	Counter string
+	// Removed is the number of the last row that the source has removed from the beginning
+	// of the table, and the counter Trimmed remembers it.
+	Removed uint64
+	Trimmed string
+}
+
 // Part copies one table. each calls its argument for every row, in the same order every
-// time; rows that an earlier run has copied are passed over. counter, where it is not
-// empty, gets the number of rows. told hears how many rows are there.
+// time; rows that an earlier run has copied are passed over. told hears how many rows are
+// there.
 func (c *Copy) Part(
-	ctx context.Context, table string, columns []string, counter string,
+	ctx context.Context, table string, columns []string, numbers Numbers,
 	each func(add func(row []any) error) error, told func(table string, rows int64),
 ) error {
 	skip, seen := c.done[table], int64(0)
 	chunk := make([][]any, 0, copyChunk)
 	flush := func() error {
-		if err := c.write(ctx, table, columns, counter, chunk, seen); err != nil {
+		if err := c.write(ctx, table, columns, numbers, chunk, seen); err != nil {
 			return fmt.Errorf("copy into %s: %w", table, err)
 		}
 		chunk = chunk[:0]
@@ -117,17 +128,18 @@ func (c *Copy) Part(
 	return flush()
 }
 
-func (c *Copy) write(ctx context.Context, table string, columns []string, counter string, rows [][]any, seen int64) error {
+func (c *Copy) write(ctx context.Context, table string, columns []string, numbers Numbers, rows [][]any, seen int64) error {
 	err := pgx.BeginFunc(ctx, c.db.batches, func(tx pgx.Tx) error {
 		if _, err := tx.CopyFrom(ctx, pgx.Identifier{table}, columns, pgx.CopyFromRows(rows)); err != nil {
 			return err
 		}
-		if counter != "" {
-			if _, err := tx.Exec(ctx, "UPDATE counters SET value = $1 WHERE name = $2", seen, counter); err != nil {
-				return err
-			}
+		last := int64(numbers.Removed) + seen
+		_, err := tx.Exec(ctx, "UPDATE counters SET value = CASE name WHEN $1 THEN $2::bigint ELSE $3 END WHERE name IN ($1, $4)",
+			numbers.Counter, last, int64(numbers.Removed), numbers.Trimmed)
+		if err != nil {
+			return err
 		}
-		_, err := tx.Exec(ctx, "INSERT INTO copying VALUES ($1, $2) ON CONFLICT (part) DO UPDATE SET rows = excluded.rows", table, seen)
+		_, err = tx.Exec(ctx, "INSERT INTO copying VALUES ($1, $2) ON CONFLICT (part) DO UPDATE SET rows = excluded.rows", table, seen)
 		return err
 	})
 	if err == nil {

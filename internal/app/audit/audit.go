@@ -53,25 +53,19 @@ type Checked struct {
 type Inventory interface {
 	Levels(ctx context.Context, fn func(inventory.Level) error) error
 	Reservations(ctx context.Context, fn func(*inventory.Reservation) error) error
-	Ledger(ctx context.Context, fn func(inventory.Entry) error) error       // oldest first
+	// Base is what the part of the ledger that was removed comes to.
+	Base(ctx context.Context) (inventory.Base, error)
+	Ledger(ctx context.Context, fn func(inventory.Entry) error) error // oldest first
+	// CrossingsTrimmed returns the number of the last crossing that was removed, 0 for none.
+	CrossingsTrimmed(ctx context.Context) (uint64, error)
 	Crossings(ctx context.Context, fn func(inventory.Crossing) error) error // oldest first
 }
 
-// An Inventory, or Orders, whose oldest history may have been removed has these as well.
-type (
-	trimmedInventory interface {
-		Base(ctx context.Context) (inventory.Base, error)
-	}
-	trimmedOrders interface {
-		Trimmed(ctx context.Context) (uint64, error)
-	}
-)
-
 // An Inventory, or Orders, that takes its numbers from counters has these as well: the last
-// number of each log, and of the stock events the last that was removed.
+// number of each log.
 type (
 	numberedInventory interface {
-		Numbered(ctx context.Context) (ledger, crossings, removed uint64, err error)
+		Numbered(ctx context.Context) (ledger, crossings uint64, err error)
 	}
 	numberedOrders interface {
 		Numbered(ctx context.Context) (events uint64, err error)
@@ -84,6 +78,8 @@ type Orders interface {
 	Orders(ctx context.Context, fn func(*order.Order) error) error // in order of ID
 	Keys(ctx context.Context, fn func(order.KeyHash, order.Key) error) error
 	Events(ctx context.Context, fn func(order.Event) error) error // oldest first
+	// Trimmed returns the number of the last event that was removed, 0 for none.
+	Trimmed(ctx context.Context) (uint64, error)
 }
 
 // Lists are lists of orders that a store keeps beside the orders. A database that keeps
@@ -175,17 +171,11 @@ func (a *auditor) problemf(format string, args ...any) {
 
 // begin takes what history that was removed came to.
 func (a *auditor) begin() error {
-	if orders, ok := a.orders.(trimmedOrders); ok {
-		var err error
-		if a.eventsFrom, err = orders.Trimmed(a.ctx); err != nil {
-			return fmt.Errorf("read what was removed of the events: %w", err)
-		}
+	var err error
+	if a.eventsFrom, err = a.orders.Trimmed(a.ctx); err != nil {
+		return fmt.Errorf("read what was removed of the events: %w", err)
 	}
-	stock, ok := a.inventory.(trimmedInventory)
-	if !ok {
-		return nil
-	}
-	base, err := stock.Base(a.ctx)
+	base, err := a.inventory.Base(a.ctx)
 	if err != nil {
 		return fmt.Errorf("read what was removed of the ledger: %w", err)
 	}
@@ -201,10 +191,16 @@ func (a *auditor) begin() error {
 
 // replayLedger recomputes every balance, and with it when each crossed zero.
 func (a *auditor) replayLedger() error {
-	last := uint64(0)
-	err := a.inventory.Crossings(a.ctx, func(c inventory.Crossing) error {
-		a.crossings = append(a.crossings, c)
+	last, err := a.inventory.CrossingsTrimmed(a.ctx)
+	if err != nil {
+		return fmt.Errorf("read what was removed of the stock events: %w", err)
+	}
+	err = a.inventory.Crossings(a.ctx, func(c inventory.Crossing) error {
+		if c.Seq != last+1 {
+			a.problemf("stock events: event %d follows event %d", c.Seq, last)
+		}
 		last = c.Seq
+		a.crossings = append(a.crossings, c)
 		return nil
 	})
 	if err != nil {
@@ -231,12 +227,12 @@ func (a *auditor) replayLedger() error {
 	if !ok {
 		return nil
 	}
-	ledger, crossings, removed, err := stock.Numbered(a.ctx)
+	ledger, crossings, err := stock.Numbered(a.ctx)
 	if err != nil {
 		return fmt.Errorf("read the numbers of ledger and stock events: %w", err)
 	}
 	a.compareNumber("ledger", next-1, ledger)
-	a.compareNumber("stock events", max(last, removed), crossings)
+	a.compareNumber("stock events", last, crossings)
 	return nil
 }
 
@@ -259,16 +255,13 @@ func (a *auditor) enter(e *inventory.Entry) {
 		a.levels[e.Place] = level
 	}
 	before := level.Available()
-	onHand, reserved := e.Effect()
-	level.OnHand += onHand
-	level.Reserved += reserved
-	level.Version++
+	crossed := level.Enter(e)
 	after := level.Available()
 	if e.Kind == inventory.EntryReserved && e.Policy == inventory.Reserve && after < 0 {
 		a.report.Oversold += min(-after, e.Quantity)
 		a.problemf("oversold: ledger entry %d holds %d of %s at %s where %d were available", e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, before)
 	}
-	if (before > 0) != (after > 0) {
+	if crossed {
 		a.expectCrossing(e, level)
 	}
 }

@@ -50,6 +50,15 @@ func (a *auditor) readEvents() error {
 	return nil
 }
 
+// clocks is how far the clocks may differ by which events are in order of time: those of
+// several processes a little.
+func (a *auditor) clocks() time.Duration {
+	if _, several := a.orders.(numberedOrders); several {
+		return time.Minute
+	}
+	return 0
+}
+
 // follows reports whether an arrow of the state machine leads from one status to the other.
 func follows(from, to order.Status) bool {
 	for _, t := range order.Transitions {
@@ -65,8 +74,7 @@ func (a *auditor) compareOrders() error {
 		a.report.Checked.Orders++
 		s := a.placed[o.ID]
 		if s == nil {
-			// The clocks of processes differ a little.
-			removed := a.eventsFrom > 0 && (a.oldestEvent.IsZero() || o.UpdatedAt.Before(a.oldestEvent.Add(time.Minute)))
+			removed := a.eventsFrom > 0 && (a.oldestEvent.IsZero() || o.UpdatedAt.Before(a.oldestEvent.Add(a.clocks())))
 			if !removed {
 				a.problemf("order %s has no events", o.ID)
 			}

@@ -18,7 +18,11 @@ type Snapshot struct{ R pebble.Reader }
 
 // Levels calls fn for every level, in order of place.
 func (s Snapshot) Levels(_ context.Context, fn func(inventory.Level) error) error {
-	return each(s.R, prefixLevel, nil, func(key, value []byte) error {
+	return s.levels(prefixLevel, fn)
+}
+
+func (s Snapshot) levels(prefix []byte, fn func(inventory.Level) error) error {
+	return each(s.R, prefix, nil, func(key, value []byte) error {
 		p, err := parseLevelKey(key)
 		if err != nil {
 			return err
@@ -67,6 +71,33 @@ func (s Snapshot) Ledger(_ context.Context, fn func(inventory.Entry) error) erro
 	})
 }
 
+// Base returns what the part of the ledger that was removed came to.
+func (s Snapshot) Base(context.Context) (base inventory.Base, err error) {
+	log, err := pebbledb.OpenLog(s.R, prefixLedger)
+	if err != nil {
+		return base, err
+	}
+	if base.Seq, err = log.Removed(s.R); err != nil {
+		return base, err
+	}
+	err = s.levels(prefixBaseLevel, func(l inventory.Level) error {
+		base.Levels = append(base.Levels, l)
+		return nil
+	})
+	if err != nil {
+		return base, err
+	}
+	err = each(s.R, prefixBaseHold, nil, func(key, value []byte) error {
+		if len(key) != 16 {
+			return fmt.Errorf("base of reservation %x: %w", key, pebbledb.ErrCorrupt)
+		}
+		h, err := decodeHold([16]byte(key), value)
+		base.Holds = append(base.Holds, h)
+		return err
+	})
+	return base, err
+}
+
 // Crossings calls fn for every crossing, oldest first.
 func (s Snapshot) Crossings(_ context.Context, fn func(inventory.Crossing) error) error {
 	log, err := pebbledb.OpenLog(s.R, prefixCrossing)
@@ -80,6 +111,15 @@ func (s Snapshot) Crossings(_ context.Context, fn func(inventory.Crossing) error
 		}
 		return true, fn(c)
 	})
+}
+
+// CrossingsTrimmed returns the number of the last crossing that was removed.
+func (s Snapshot) CrossingsTrimmed(context.Context) (uint64, error) {
+	log, err := pebbledb.OpenLog(s.R, prefixCrossing)
+	if err != nil {
+		return 0, err
+	}
+	return log.Removed(s.R)
 }
 
 // Remembered calls fn for every answer that is remembered under a key, by the key's hash.

@@ -13,6 +13,8 @@
 //	il number          → segment of the ledger
 //	ie number          → segment of the crossings
 //	ik bucket hash     → remembered answer to an idempotency key
+//	ib SKU 0 location  → level that the removed part of the ledger comes to
+//	ih reservation     → what a reservation held after that part, if it was open
 package inventorypebble
 
 import (
@@ -35,12 +37,14 @@ import (
 
 //nolint:gochecknoglobals // constants
 var (
-	prefixLevel    = []byte("is")
-	prefixOpen     = []byte("io")
-	prefixClosed   = []byte("ir")
-	prefixLedger   = []byte("il")
-	prefixCrossing = []byte("ie")
-	prefixKey      = []byte("ik")
+	prefixLevel     = []byte("is")
+	prefixOpen      = []byte("io")
+	prefixClosed    = []byte("ir")
+	prefixLedger    = []byte("il")
+	prefixCrossing  = []byte("ie")
+	prefixKey       = []byte("ik")
+	prefixBaseLevel = []byte("ib")
+	prefixBaseHold  = []byte("ih")
 )
 
 // Config of a Store. The zero value is ready for use.

@@ -64,6 +64,8 @@ func TestStore_KeepsThePromisesOfAnInventoryStore(t *testing.T) {
 			f.close()
 			f.open()
 			return f.store
+		}, Trim: func(ctx context.Context, before time.Time, followed uint64) (int64, error) {
+			return f.store.Trim(ctx, before, followed)
 		}}
 	})
 }

@@ -81,15 +81,17 @@ func (s Snapshot) Base(ctx context.Context) (base inventory.Base, err error) {
 	return base, err
 }
 
+// CrossingsTrimmed returns the number of the last crossing that was removed.
+func (s Snapshot) CrossingsTrimmed(ctx context.Context) (uint64, error) {
+	return s.tx.Counter(ctx, pgdb.CounterStockEventsTrimmed)
+}
+
 // Numbered returns the numbers that the counters gave to the last entry of the ledger and
-// to the last crossing, and the number of the last crossing that was removed.
-func (s Snapshot) Numbered(ctx context.Context) (ledger, crossings, removed uint64, err error) {
-	for counter, value := range map[string]*uint64{
-		pgdb.CounterLedger: &ledger, pgdb.CounterStockEvents: &crossings, pgdb.CounterStockEventsTrimmed: &removed,
-	} {
-		if *value, err = s.tx.Counter(ctx, counter); err != nil {
-			return 0, 0, 0, err
-		}
+// to the last crossing.
+func (s Snapshot) Numbered(ctx context.Context) (ledger, crossings uint64, err error) {
+	if ledger, err = s.tx.Counter(ctx, pgdb.CounterLedger); err != nil {
+		return 0, 0, err
 	}
-	return ledger, crossings, removed, nil
+	crossings, err = s.tx.Counter(ctx, pgdb.CounterStockEvents)
+	return ledger, crossings, err
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/penstockhq/penstock/internal/fault"
 	"github.com/penstockhq/penstock/internal/id"
 	"github.com/penstockhq/penstock/internal/inventory"
 	"github.com/penstockhq/penstock/internal/inventory/inventorypg"
@@ -36,14 +35,33 @@ func open(t *testing.T, db *pgdb.DB, clock *inventorytest.Clock) *inventorypg.St
 	return store
 }
 
+// execute carries out a statement of the test's own.
+func execute(t *testing.T, url, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Exec(context.Background(), sql, args...)
+	if err := errors.Join(err, conn.Close(context.Background())); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStore_KeepsThePromisesOfAnInventoryStore(t *testing.T) {
 	t.Parallel()
 	inventorytest.Run(t, func(t *testing.T) *inventorytest.Fixture {
 		t.Helper()
-		db, clock := testkit.Open(t, testkit.Database(t)), inventorytest.NewClock()
+		url, clock := testkit.Database(t), inventorytest.NewClock()
+		db := testkit.Open(t, url)
+		store := open(t, db, clock)
 		return &inventorytest.Fixture{
-			Store: open(t, db, clock), Clock: clock,
+			Store: store, Clock: clock,
 			Reopen: func() inventorytest.Store { return open(t, db, clock) },
+			Trim: func(ctx context.Context, before time.Time, followed uint64) (int64, error) {
+				execute(t, url, "UPDATE counters SET value = $1 WHERE name = 'ledger_followed'", followed)
+				return store.Trim(ctx, before)
+			},
 		}
 	})
 }
@@ -156,63 +174,5 @@ func TestReserve_OnAStaleGuessHoldsWhatIsLeftAndNoMore(t *testing.T) {
 		// One row and several are written by different statements.
 		t.Run(name, func(t *testing.T) { check(t) })
 		t.Run(name+", beside another SKU", func(t *testing.T) { check(t, inventory.Line{Place: beside, Quantity: 1}) })
-	}
-}
-
-func TestTrim_RemovesWhatTheOrdersHaveFollowedAndTheEventsOfThatAlone(t *testing.T) {
-	t.Parallel()
-	ctx, url, clock := context.Background(), testkit.Database(t), inventorytest.NewClock()
-	store := open(t, testkit.Open(t, url), clock)
-	place := inventory.Place{SKU: "A", Location: inventory.DefaultLocation}
-	for _, cmd := range []inventory.Command{
-		&inventory.ReceiveCommand{Place: place, Quantity: 5}, // crosses zero
-		&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: 2}}},
-		&inventory.ReserveCommand{ID: id.New(id.Reservation, time.Now()), TTL: time.Hour, Lines: []inventory.Line{{Place: place, Quantity: 3}}}, // again
-	} {
-		if out, err := store.Execute(ctx, []inventory.Command{cmd}); err != nil || out[0].Err != nil {
-			t.Fatal(err, out)
-		}
-	}
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "UPDATE counters SET value = 9 WHERE name = 'ledger_followed'"); err != nil {
-		t.Fatal(err)
-	}
-	if none, err := store.Trim(ctx, clock.Now().Add(-time.Hour)); err != nil || none != 0 {
-		t.Fatalf("nothing is so old: %d, %v", none, err)
-	}
-	for _, step := range []struct {
-		followed               uint64
-		removed                int64
-		firstEntry, firstEvent uint64 // that are left
-	}{{0, 0, 1, 1}, {2, 2, 3, 2}, {2, 0, 3, 2}, {9, 1, 0, 0}} {
-		if _, err := conn.Exec(ctx, "UPDATE counters SET value = $1 WHERE name = 'ledger_followed'", step.followed); err != nil {
-			t.Fatal(err)
-		}
-		removed, err := store.Trim(ctx, clock.Now().Add(time.Hour))
-		if err != nil || removed != step.removed {
-			t.Fatalf("followed up to %d: %d removed, %v", step.followed, removed, err)
-		}
-		entries, err1 := store.Ledger(ctx, 0, 1)
-		events, err2 := store.Crossings(ctx, 0, 1)
-		var entry, event uint64
-		if len(entries) > 0 {
-			entry = entries[0].Seq
-		}
-		if len(events) > 0 {
-			event = events[0].Seq
-		}
-		if err := errors.Join(err1, err2); err != nil || entry != step.firstEntry || event != step.firstEvent {
-			t.Fatalf("followed up to %d: the first entry is %d and the first event %d, %v", step.followed, entry, event, err)
-		}
-	}
-	if _, err := store.Crossings(ctx, 1, 1); !fault.Is(err, fault.EventsRemoved) {
-		t.Fatalf("reading on after event 1 of 2 that are gone: %v", err)
-	}
-	if _, err := store.Crossings(ctx, 2, 1); err != nil {
-		t.Fatalf("reading on after the last event: %v", err)
 	}
 }

@@ -54,6 +54,9 @@ type Fixture struct {
 	Exact bool
 	// Reopen closes the store and opens it again on the same data.
 	Reopen func() Store
+	// Trim removes ledger entries that are older than before, where the orders have followed
+	// the ledger up to a number, and returns how many.
+	Trim func(ctx context.Context, before time.Time, followed uint64) (int64, error)
 }
 
 // Run runs the suite. open returns a fresh fixture that the test's end closes.
@@ -85,6 +88,7 @@ func Run(t *testing.T, open func(t *testing.T) *Fixture) {
 		"Levels_AreListedInOrderByPrefixAndPage":         levels,
 		"Context_ThatHasEndedChangesNothing":             endedContext,
 		"Concurrent_BuyersOfAHotSKUNeverTakeOneTooMany":  concurrentHot,
+		"Trim_RemovesWhatWasFollowedAndTheEventsOfThat":  trim,
 		"Histories_OfOneSKUAreLinearizable":              linearizable,
 		"Model_RandomCommandsAgreeWithAPlainCalculation": model,
 	} {

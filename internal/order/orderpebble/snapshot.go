@@ -84,6 +84,15 @@ func (s Snapshot) Events(_ context.Context, fn func(order.Event) error) error {
 	})
 }
 
+// Trimmed returns the number of the last event that was removed.
+func (s Snapshot) Trimmed(context.Context) (uint64, error) {
+	log, err := pebbledb.OpenLog(s.R, prefixEvent)
+	if err != nil {
+		return 0, err
+	}
+	return log.Removed(s.R)
+}
+
 // Listed calls fn for every row of the lists by customer and by status.
 func (s Snapshot) Listed(_ context.Context, fn func(customer string, status order.Status, raw [16]byte) error) (err error) {
 	for _, prefix := range [][]byte{prefixCustomer, prefixStatus} {

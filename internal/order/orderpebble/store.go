@@ -218,6 +218,51 @@ func (s *Store) Events(ctx context.Context, after uint64, limit int) ([]order.Ev
 	return found, s.barrier(ctx)
 }
 
+// trimChunk is how many events are removed in one commit, about: those of one time go
+// together, so that a time tells of every event whether it is still there.
+const trimChunk = 20_000
+
+// Trim removes events that are older than before, and returns how many. It goes from the
+// oldest on and ends at the first that is younger. It has one caller at a time.
+func (s *Store) Trim(ctx context.Context, before time.Time) (int64, error) {
+	for total := int64(0); ; {
+		n, err := s.trimSome(before)
+		if err != nil {
+			return total, fmt.Errorf("remove old events of orders: %w", err)
+		}
+		if total += n; n == 0 || ctx.Err() != nil {
+			return total, ctx.Err()
+		}
+	}
+}
+
+func (s *Store) trimSome(before time.Time) (int64, error) {
+	removed, err := s.events.Removed(s.db)
+	if err != nil {
+		return 0, err
+	}
+	upTo, last := removed, time.Time{}
+	err = s.events.Read(s.db, removed, func(n uint64, record []byte) (bool, error) {
+		e, err := decodeEvent(n, record)
+		if err != nil || !e.Time.Before(before) || n > removed+trimChunk && !e.Time.Equal(last) {
+			return false, err
+		}
+		upTo, last = n, e.Time
+		return true, nil
+	})
+	if err != nil || upTo == removed {
+		return 0, err
+	}
+	if err := s.db.RemovesHistory(); err != nil {
+		return 0, err
+	}
+	batch := s.db.NewBatch()
+	if err := s.events.Remove(s.db, batch, upTo); err != nil {
+		return 0, err
+	}
+	return int64(upTo - removed), s.db.Commit(batch)
+}
+
 // Followed returns how far the inventory's ledger has been followed.
 func (s *Store) Followed(context.Context) (uint64, error) { return s.followed.Load(), nil }
 

@@ -19,7 +19,11 @@ import (
 )
 
 // Store is what the suite tests.
-type Store = orderservice.Store
+type Store interface {
+	orderservice.Store
+	// Trim removes events that are older than before, and returns how many.
+	Trim(ctx context.Context, before time.Time) (int64, error)
+}
 
 // Fixture is a store for one test.
 type Fixture struct {
@@ -43,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) *Fixture) {
 		"List_NewestFirstByCustomerStatusAndBoth":      list,
 		"Events_AreReadInOrderFromAnyPosition":         events,
 		"Follow_PositionIsKeptAndNeverGoesBack":        follow,
+		"Trim_RemovesOldEventsAndReadersAreTold":       trim,
 		"Unknown_OrdersAndKeysAreTold":                 unknown,
 		"Concurrent_CreatesUnderOneKeyMakeOneOrder":    concurrentKey,
 		"Model_RandomStepsAgreeWithTheTransitionTable": model,
@@ -323,6 +328,32 @@ func follow(t *testing.T, f *Fixture) {
 	f.Store = f.Reopen()
 	if got, err := f.Store.Followed(context.Background()); err != nil || got != 7 {
 		t.Fatalf("got %d, %v", got, err)
+	}
+}
+
+func trim(t *testing.T, f *Fixture) {
+	ctx := context.Background()
+	first := f.must(t, f.Make(1, "c-1")).Order
+	f.must(t, f.Make(2, "c-1"))
+	if removed, err := f.Store.Trim(ctx, f.Now().Add(-time.Hour)); err != nil || removed != 0 {
+		t.Fatalf("nothing is so old: %d, %v", removed, err)
+	}
+	if removed, err := f.Store.Trim(ctx, f.Now().Add(time.Hour)); err != nil || removed != 2 {
+		t.Fatalf("%d removed, %v", removed, err)
+	}
+	if left := f.events(t, 0, 10); len(left) > 0 {
+		t.Fatalf("left are %+v", left)
+	}
+	f.Store = f.Reopen()
+	f.must(t, pay(&first, "p"))
+	if left := f.events(t, 0, 10); len(left) != 1 || left[0].Seq != 3 || left[0].Version != 2 {
+		t.Fatalf("left are %+v", left)
+	}
+	if left := f.events(t, 2, 10); len(left) != 1 {
+		t.Fatalf("after the last that was removed come %+v", left)
+	}
+	if _, err := f.Store.Events(ctx, 1, 10); !fault.Is(err, fault.EventsRemoved) {
+		t.Fatalf("reading on over what is gone: %v", err)
 	}
 }
 
