@@ -71,7 +71,8 @@ func (f *folder) opened(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.cancel = cancel
 	f.running.Go(func() {
-		a.forgetting(ctx, func(ctx context.Context) error { return f.trim(ctx, a.cfg.KeepHistory) })
+		// Its stores drop old keys themselves.
+		a.forgetting(ctx, func(context.Context) error { return nil })
 	})
 	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
 		func() float64 { return float64(f.db.Metrics().DiskSpaceUsage()) })
@@ -85,17 +86,18 @@ func (f *folder) placer(*App) (orderservice.Placer, error) {
 	return nil, nil //nolint:nilnil // two commits of one disk are as fast, and each store batches by itself
 }
 
-func (f *folder) trim(ctx context.Context, keep time.Duration) error {
+func (f *folder) trim(ctx context.Context, keep time.Duration) (int64, error) {
 	if keep <= 0 {
-		return nil
+		return 0, nil
 	}
 	before := f.now().Add(-keep)
 	followed, err := f.orders.Followed(ctx)
-	if err == nil {
-		_, err = f.stock.Trim(ctx, before, followed)
+	if err != nil {
+		return 0, err
 	}
-	_, err2 := f.orders.Trim(ctx, before)
-	return errors.Join(err, err2)
+	entries, err1 := f.stock.Trim(ctx, before, followed)
+	events, err2 := f.orders.Trim(ctx, before)
+	return entries + events, errors.Join(err1, err2)
 }
 
 func (f *folder) audit(ctx context.Context) (*audit.Report, error) {

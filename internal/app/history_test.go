@@ -27,7 +27,7 @@ import (
 func trimAll(t *testing.T, r *run) (left int64) {
 	t.Helper()
 	ctx := context.Background()
-	if err := r.backend.trim(ctx, time.Nanosecond); err != nil {
+	if _, err := r.backend.trim(ctx, time.Nanosecond); err != nil {
 		t.Fatal(err)
 	}
 	report, err := r.backend.audit(ctx)
@@ -121,7 +121,7 @@ func TestHistory_ALossOfPowerWhileItIsRemovedLosesNothing(t *testing.T) {
 	c := newCustomers(t, r)
 	c.come(4, "A")
 	for removed := (inventory.Base{}); removed.Seq < 300; {
-		if err := r.backend.trim(context.Background(), time.Nanosecond); err != nil {
+		if _, err := r.backend.trim(context.Background(), time.Nanosecond); err != nil {
 			t.Fatal(err)
 		}
 		removed = baseIn(t, d.afterCrash())
@@ -198,7 +198,7 @@ func TestHistory_WhatIsNotRightIsNotRemoved(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := rowsOf(t, db, "i")
-			if err := r.backend.trim(context.Background(), time.Nanosecond); err == nil || !contains(err, damage.want) {
+			if _, err := r.backend.trim(context.Background(), time.Nanosecond); err == nil || !contains(err, damage.want) {
 				t.Errorf("removed from a damaged folder: %v", err)
 			}
 			if after := rowsOf(t, db, "i"); !maps.EqualFunc(before, after, bytes.Equal) {

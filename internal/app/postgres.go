@@ -87,7 +87,7 @@ func (p *postgres) opened(a *App) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.running.Go(func() {
-		a.forgetting(ctx, func(ctx context.Context) error { return errors.Join(p.forget(ctx), p.trim(ctx, a.cfg.KeepHistory)) })
+		a.forgetting(ctx, p.forget)
 	})
 	for name, value := range map[string]func(pgdb.Stats) float64{
 		"penstock_postgres_connections_max":    func(s pgdb.Stats) float64 { return float64(s.Max) },
@@ -117,14 +117,14 @@ func (p *postgres) forget(ctx context.Context) error {
 	return errors.Join(err1, err2, err3)
 }
 
-func (p *postgres) trim(ctx context.Context, keep time.Duration) error {
+func (p *postgres) trim(ctx context.Context, keep time.Duration) (int64, error) {
 	if keep <= 0 {
-		return nil
+		return 0, nil
 	}
 	before := p.db.Now().Add(-keep)
-	_, err1 := p.stock.Trim(ctx, before)
-	_, err2 := p.orders.Trim(ctx, before)
-	return errors.Join(err1, err2)
+	entries, err1 := p.stock.Trim(ctx, before)
+	events, err2 := p.orders.Trim(ctx, before)
+	return entries + events, errors.Join(err1, err2)
 }
 
 func (p *postgres) audit(ctx context.Context) (*audit.Report, error) {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,9 +28,9 @@ type backend interface {
 	opened(a *App)
 	// placer returns how orders are placed in one commit, nil where that takes two.
 	placer(a *App) (orderservice.Placer, error)
-	// trim removes events and ledger entries that are older than keep, where the stores
-	// are open.
-	trim(ctx context.Context, keep time.Duration) error
+	// trim removes events and ledger entries that are older than keep, 0 for none, and
+	// returns how many.
+	trim(ctx context.Context, keep time.Duration) (int64, error)
 	// audit proves from what is stored that the promises hold.
 	audit(ctx context.Context) (*audit.Report, error)
 	// ready returns why new work cannot be taken, nil when it can.
@@ -42,7 +43,8 @@ type backend interface {
 // forgetEvery is how often old idempotency keys, and old history, are removed.
 const forgetEvery = 10 * time.Minute
 
-// forgetting calls forget now and then until ctx ends. What it could not do is tried again.
+// forgetting removes what is older than it is kept, now and then until ctx ends: first what
+// forget does, then history. What it could not do is tried again.
 func (a *App) forgetting(ctx context.Context, forget func(context.Context) error) {
 	tick := time.NewTicker(forgetEvery)
 	defer tick.Stop()
@@ -52,7 +54,12 @@ func (a *App) forgetting(ctx context.Context, forget func(context.Context) error
 			return
 		case <-tick.C:
 		}
-		if err := forget(ctx); err != nil && ctx.Err() == nil {
+		err := forget(ctx)
+		removed, err2 := a.backend.trim(ctx, a.cfg.KeepHistory)
+		if removed > 0 {
+			a.cfg.Logger.Info("old history was removed", "older_than", a.cfg.KeepHistory.String(), "entries", removed)
+		}
+		if err = errors.Join(err, err2); err != nil && ctx.Err() == nil {
 			a.cfg.Logger.Warn("what is older than it is kept was not removed; it is tried again", "error", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package pebbledb
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -124,6 +125,21 @@ func (l *Log) Remove(r pebble.Reader, b *pebble.Batch, upTo uint64) error {
 		return fmt.Errorf("remove from log %q: %w", l.prefix, err)
 	}
 	return nil
+}
+
+// Repeat removes much in several commits: it calls some, which returns how many it removed,
+// until that is none or ctx ends, and adds them up.
+func Repeat(ctx context.Context, some func() (int64, error)) (total int64, err error) {
+	for {
+		n, err := some()
+		total += n
+		if err != nil || n == 0 {
+			return total, err
+		}
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+	}
 }
 
 // restOfSegment returns a segment of those entries that come after upTo and share its

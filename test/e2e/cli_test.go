@@ -58,14 +58,14 @@ func TestServe_RefusesATakenPortAndATakenOrNewerFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	s := serve(t, dir)
 	newer := t.TempDir()
-	if err := os.WriteFile(filepath.Join(newer, "PENSTOCK"), []byte(`{"format":2}`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(newer, "PENSTOCK"), []byte(`{"format":99}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	any0 := []string{"--http", "127.0.0.1:0", "--ops", "127.0.0.1:0"}
 	for name, tc := range map[string]struct{ args, want []string }{
 		"taken port":         {[]string{"serve", "--data", newer, "--http", strings.TrimPrefix(s.url, "http://")}, []string{strings.TrimPrefix(s.url, "http://"), "--http"}},
 		"taken folder":       {append([]string{"serve", "--data", dir}, any0...), []string{dir, "in use"}},
-		"newer folder":       {append([]string{"serve", "--data", newer}, any0...), []string{newer, "format 2"}},
+		"newer folder":       {append([]string{"serve", "--data", newer}, any0...), []string{newer, "format 99"}},
 		"verify in use":      {[]string{"verify", "--data", dir}, []string{"in use", "--url"}},
 		"verify nothing":     {[]string{"verify"}, []string{"--data", "--url"}},
 		"verify no folder":   {[]string{"verify", "--data", "/nowhere"}, []string{"/nowhere"}},

@@ -25,15 +25,11 @@ const trimChunk = 5000
 // on and ends at the first that is younger, or that comes after limit: entries that the
 // orders have not followed yet must stay. It has one caller at a time.
 func (s *Store) Trim(ctx context.Context, before time.Time, limit uint64) (int64, error) {
-	for total := int64(0); ; {
-		n, err := s.trimSome(before, limit)
-		if err != nil {
-			return total, fmt.Errorf("remove old entries of the ledger: %w", err)
-		}
-		if total += n; n == 0 || ctx.Err() != nil {
-			return total, ctx.Err()
-		}
+	removed, err := pebbledb.Repeat(ctx, func() (int64, error) { return s.trimSome(before, limit) })
+	if err != nil {
+		return removed, fmt.Errorf("remove old entries of the ledger: %w", err)
 	}
+	return removed, nil
 }
 
 func (s *Store) trimSome(before time.Time, limit uint64) (int64, error) {

@@ -225,15 +225,11 @@ const trimChunk = 20_000
 // Trim removes events that are older than before, and returns how many. It goes from the
 // oldest on and ends at the first that is younger. It has one caller at a time.
 func (s *Store) Trim(ctx context.Context, before time.Time) (int64, error) {
-	for total := int64(0); ; {
-		n, err := s.trimSome(before)
-		if err != nil {
-			return total, fmt.Errorf("remove old events of orders: %w", err)
-		}
-		if total += n; n == 0 || ctx.Err() != nil {
-			return total, ctx.Err()
-		}
+	removed, err := pebbledb.Repeat(ctx, func() (int64, error) { return s.trimSome(before) })
+	if err != nil {
+		return removed, fmt.Errorf("remove old events of orders: %w", err)
 	}
+	return removed, nil
 }
 
 func (s *Store) trimSome(before time.Time) (int64, error) {
