@@ -200,18 +200,18 @@ func (e Entry) Effect() (onHand, reserved int64) {
 	}
 }
 
-// Enter books the entry on the level of its place, and reports whether something is
-// available now where nothing was, or the other way round.
-func (l *Level) Enter(e *Entry) (crossed bool) {
+// After returns the level of the entry's place as the entry leaves it, and whether something
+// is available there now where nothing was, or the other way round.
+func (l Level) After(e *Entry) (after Level, crossed bool) {
 	if e.Policy == Untracked {
-		return false
+		return l, false
 	}
-	before := l.Available()
 	onHand, reserved := e.Effect()
-	l.OnHand += onHand
-	l.Reserved += reserved
-	l.Version++
-	return (before > 0) != (l.Available() > 0)
+	after = l
+	after.OnHand += onHand
+	after.Reserved += reserved
+	after.Version++
+	return after, (l.Available() > 0) != (after.Available() > 0)
 }
 
 // Base is what the ledger comes to up to an entry, where the entries up to that one have

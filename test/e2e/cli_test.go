@@ -203,5 +203,5 @@ func TestHelp_ShowsCommandsAndDefaults(t *testing.T) {
 	out, _, _ = penstock(t, nil, "serve", "--help")
 	contains(t, "help of serve", out, "127.0.0.1:8080", "PENSTOCK_DATA", "--insecure-no-auth", "24h")
 	out, _, _ = penstock(t, nil, "version")
-	contains(t, "version", out, "penstock", "data format 1")
+	contains(t, "version", out, "penstock", "data format 2")
 }

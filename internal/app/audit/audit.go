@@ -254,13 +254,13 @@ func (a *auditor) enter(e *inventory.Entry) {
 		level = &inventory.Level{Place: e.Place}
 		a.levels[e.Place] = level
 	}
-	before := level.Available()
-	crossed := level.Enter(e)
-	after := level.Available()
-	if e.Kind == inventory.EntryReserved && e.Policy == inventory.Reserve && after < 0 {
-		a.report.Oversold += min(-after, e.Quantity)
-		a.problemf("oversold: ledger entry %d holds %d of %s at %s where %d were available", e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, before)
+	after, crossed := level.After(e)
+	if short := -after.Available(); e.Kind == inventory.EntryReserved && e.Policy == inventory.Reserve && short > 0 {
+		a.report.Oversold += min(short, e.Quantity)
+		a.problemf("oversold: ledger entry %d holds %d of %s at %s where %d were available",
+			e.Seq, e.Quantity, e.Place.SKU, e.Place.Location, level.Available())
 	}
+	*level = after
 	if crossed {
 		a.expectCrossing(e, level)
 	}

@@ -125,9 +125,11 @@ func (f *fold) enter(e *inventory.Entry) error {
 	if err != nil {
 		return err
 	}
-	if level.Enter(e) {
-		f.crossed = append(f.crossed, *level)
+	after, crossed := level.After(e)
+	if crossed {
+		f.crossed = append(f.crossed, after)
 	}
+	*level = after
 	return nil
 }
 
