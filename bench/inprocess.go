@@ -44,10 +44,20 @@ func reserveRate(ctx context.Context, o options, callers int, batch groupcommit.
 	if err != nil {
 		return 0, err
 	}
-	var done atomic.Int64
-	var failed atomic.Pointer[error]
 	ctx, cancel := context.WithTimeout(ctx, o.took)
 	defer cancel()
+	rate, err := reserving(ctx, store, callers)
+	if err != nil {
+		return 0, err
+	}
+	return rate, closeStore()
+}
+
+// reserving has callers reserve one unit of the hot SKU each, again and again until ctx
+// ends, and returns how many reservations a second were made.
+func reserving(ctx context.Context, store *inventorypebble.Store, callers int) (float64, error) {
+	var done atomic.Int64
+	var failed atomic.Pointer[error]
 	begin := time.Now()
 	var callersDone sync.WaitGroup
 	for range callers {
@@ -68,11 +78,10 @@ func reserveRate(ctx context.Context, o options, callers int, batch groupcommit.
 		})
 	}
 	callersDone.Wait()
-	rate := float64(done.Load()) / time.Since(begin).Seconds()
 	if err := failed.Load(); err != nil {
 		return 0, *err
 	}
-	return rate, closeStore()
+	return float64(done.Load()) / time.Since(begin).Seconds(), nil
 }
 
 func reserveExperiment(ctx context.Context, o options) error {

@@ -48,6 +48,7 @@ var experiments = []experiment{
 	{"http", "accepted orders over HTTP against an empty net/http handler", httpExperiment},
 	{"batch", "orders through POST /v1/orders/batch", batchExperiment},
 	{"stored", "order rate with many stored orders against an empty store", storedExperiment},
+	{"history", "reservations while the old part of the ledger is removed", historyExperiment},
 	{"memory", "resident memory and start-up with many SKUs and orders", memoryExperiment},
 	{"overload", "latency of accepted orders at 0.8 and at 4 times capacity", overloadExperiment},
 	{"hotsku", "Penstock, embedded and on PostgreSQL, against the usual ways to sell stock", hotskuExperiment},

@@ -1,6 +1,7 @@
 package inventorypebble
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 // Trim alone, so that it needs no part in the stores' group commit.
 
 // trimChunk is how many entries of the ledger are removed in one commit.
-const trimChunk = 5000
+const trimChunk = 2000
 
 // Trim removes ledger entries that are older than before, with the stock events that they
 // made, and returns how many. What they come to is kept as a base. It goes from the oldest
@@ -107,6 +108,7 @@ type fold struct {
 	r       pebble.Reader
 	levels  map[inventory.Place]*inventory.Level
 	holds   map[string]*inventory.BaseHold
+	first   string            // reservation of the first entry that has one
 	crossed []inventory.Level // what the entries made of levels that then crossed zero
 }
 
@@ -156,6 +158,12 @@ func (f *fold) hold(e *inventory.Entry) (*inventory.BaseHold, error) {
 		return h, nil
 	}
 	h := &inventory.BaseHold{ReservationID: e.ReservationID, OrderID: e.OrderID}
+	f.first = cmp.Or(f.first, e.ReservationID)
+	if e.Kind == inventory.EntryReserved && e.ReservationID != f.first {
+		// It begins here: the entries that hold a reservation's lines follow each other.
+		f.holds[e.ReservationID] = h
+		return h, nil
+	}
 	raw, err := id.Bytes(id.Reservation, e.ReservationID)
 	if err != nil {
 		return nil, err
