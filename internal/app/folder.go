@@ -68,12 +68,13 @@ func (f *folder) openers(a *App) []func(context.Context) error {
 }
 
 func (f *folder) opened(a *App) {
-	ctx, cancel := context.WithCancel(context.Background())
-	f.cancel = cancel
-	f.running.Go(func() {
-		// Its stores drop old keys themselves.
-		a.forgetting(ctx, func(context.Context) error { return nil })
-	})
+	if a.cfg.KeepHistory > 0 {
+		ctx, cancel := context.WithCancel(context.Background())
+		f.cancel = cancel
+		f.running.Go(func() {
+			a.forgetting(ctx, func(context.Context) error { return nil }) // old keys its stores drop themselves
+		})
+	}
 	telemetry.Gauge(a.registry, "penstock_storage_disk_bytes", "Space that the data folder takes.", nil,
 		func() float64 { return float64(f.db.Metrics().DiskSpaceUsage()) })
 	telemetry.Gauge(a.registry, "penstock_storage_compactions_running", "Compactions in progress; they take up to one core.", nil,

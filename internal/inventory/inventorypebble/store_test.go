@@ -2,6 +2,9 @@ package inventorypebble_test
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,5 +103,45 @@ func TestDue_AMillionOpenReservationsAreNotScanned(t *testing.T) {
 	}
 	if f.store.Active() != open {
 		t.Fatalf("%d are active", f.store.Active())
+	}
+}
+
+func TestTrim_AReservationMayBeCutInTwo(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	ctx := context.Background()
+	places := []inventory.Place{{SKU: "A", Location: "main"}, {SKU: "B", Location: "main"}, {SKU: "C", Location: "main"}}
+	var cmds []inventory.Command
+	for i := range 1999 { // 2000 entries are removed in one commit
+		cmds = append(cmds, &inventory.ReceiveCommand{Place: places[i%3], Quantity: 1})
+	}
+	var want []inventory.BaseHold
+	for range 2 {
+		rsv := id.New(id.Reservation, f.clock.Now())
+		cmds = append(cmds, &inventory.ReserveCommand{ID: rsv, TTL: time.Hour, Lines: []inventory.Line{
+			{Place: places[0], Quantity: 1}, {Place: places[1], Quantity: 2}, {Place: places[2], Quantity: 4},
+		}})
+		want = append(want, inventory.BaseHold{ReservationID: rsv, Open: 7})
+	}
+	if _, err := f.store.Execute(ctx, cmds); err != nil {
+		t.Fatal(err)
+	}
+	one, cancel := context.WithCancel(ctx)
+	cancel() // it ends after one commit
+	if removed, err := f.store.Trim(one, f.clock.Now().Add(time.Second), 1<<40); removed != 2000 || !errors.Is(err, context.Canceled) {
+		t.Fatalf("%d were removed, %v", removed, err)
+	}
+	if removed, err := f.store.Trim(ctx, f.clock.Now().Add(time.Second), 1<<40); removed != 5 || err != nil {
+		t.Fatalf("then %d, %v", removed, err)
+	}
+	base, err := inventorypebble.Snapshot{R: f.db}.Base(ctx)
+	slices.SortFunc(want, func(a, b inventory.BaseHold) int { return strings.Compare(a.ReservationID, b.ReservationID) })
+	if err != nil || !slices.Equal(base.Holds, want) || base.Seq != 2005 {
+		t.Errorf("the base up to %d is %+v, %v; want %+v", base.Seq, base.Holds, err, want)
+	}
+	for i, l := range base.Levels {
+		if onHand := []int64{667, 666, 666}[i]; l.OnHand != onHand || l.Reserved != []int64{2, 4, 8}[i] {
+			t.Errorf("the base has %+v", l)
+		}
 	}
 }
