@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ var patterns = []pattern{
 	},
 	{
 		id: "regexp-compile", title: "a regular expression compiled per call", findPercent: 10,
-		in:          hasPrefix("regexp.Compile", "regexp.MustCompile", "regexp.compile", "regexp/syntax.", "regexp.MatchString", "regexp.Match"),
+		in:          hasPrefix("regexp.Compile", "regexp.MustCompile", "regexp.compile", "regexp/syntax.Parse", "regexp/syntax.Compile", "regexp.Match"), // matching calls regexp/syntax, too
 		explanation: "%s compiles a regular expression each time it is called.",
 		fix:         "Compile it once, in a package variable.",
 	},
@@ -167,7 +168,7 @@ func (a *analysis) matchPattern(p pattern, total float64) {
 		// On a busy machine a program gets less of the cores than it would take: a share
 		// that stands out counts from half of that on.
 		cores := v / 1e9 / a.CPU.Seconds
-		if percent >= p.findPercent && (cores >= 0.2 || (cores >= 0.1 && percent >= 1.5*p.findPercent)) {
+		if a.surely(percent) >= p.findPercent && (cores >= 0.2 || (cores >= 0.1 && percent >= 1.5*p.findPercent)) {
 			found.Confidence = Medium
 			if percent >= 2*p.findPercent {
 				found.Confidence = High
@@ -175,6 +176,14 @@ func (a *analysis) matchPattern(p pattern, total float64) {
 		}
 		a.CPU.Patterns = append(a.CPU.Patterns, found)
 	}
+}
+
+// surely is what a share of the CPU time is at least, in percent: the profile is a sample,
+// and in one case of six it shows a standard error more than there was, in one of forty two.
+func (a *analysis) surely(percent float64) float64 {
+	samples := a.CPU.Cores * a.CPU.Seconds * 1e9 / float64(max(a.cpu.Period, 1))
+	share := min(percent/100, 1)
+	return percent - 100*2*math.Sqrt(share*(1-share)/max(samples, 1))
 }
 
 // callerOf finds who calls into a pattern: the innermost frame of the program's own code

@@ -75,8 +75,8 @@ func (a *analysis) collector() {
 func (a *analysis) judgeCollector() {
 	g := &a.GC
 	cores := a.CPU.Cores / 100
-	churn := g.Percent+g.AllocPercent >= churnPercent && g.ObjectSize <= 128 && g.ObjectRate > 500_000 && (g.Percent+g.AllocPercent)*cores >= 0.2
-	pressed := g.Percent >= gcPercent && g.Percent*cores >= 0.2
+	churn := a.surely(g.Percent+g.AllocPercent) >= churnPercent && g.ObjectSize <= 128 && g.ObjectRate > 500_000 && (g.Percent+g.AllocPercent)*cores >= 0.2
+	pressed := a.surely(g.Percent) >= gcPercent && g.Percent*cores >= 0.2
 	if g.CyclesPerMinute < 30 || (!churn && !pressed) {
 		return
 	}
