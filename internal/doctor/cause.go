@@ -107,19 +107,25 @@ type libraryWait struct {
 	frame   string   // of the waiting goroutine
 	state   string   // that it has when its user forgot; "" for any
 	entries []string // the library's functions by which it comes to be
+	// users are functions of what the entries returned: they show the user where nobody
+	// was seen at an entry.
+	users []string
 }
 
+// readers of a response's body, on HTTP/1 and HTTP/2.
+var bodyReaders = []string{"net/http.(*bodyEOFSignal).Read", "net/http.(*http2transportResponseBody).Read", "net/http.http2transportResponseBody.Read", "golang.org/x/net/http2.transportResponseBody.Read", "net/http.(*cancelTimerBody).Read"}
+
 var libraryWaits = []libraryWait{
-	{"http-body", "net/http.(*persistConn).readLoop", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}},
-	{"http-body", "clientStream).writeRequest", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}},
-	{"http-idle", "net/http.(*persistConn).readLoop", "IO wait", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}},
-	{"sql-rows", "database/sql.(*Rows).awaitDone", "", []string{"database/sql.(*DB).Query", "database/sql.(*Stmt).Query", "database/sql.(*Tx).Query", "database/sql.(*Conn).Query"}},
-	{"sql-tx", "database/sql.(*Tx).awaitDone", "", []string{"database/sql.(*DB).Begin", "database/sql.(*Conn).Begin"}},
-	{"exec", "os/exec.(*Cmd).watchCtx", "", []string{"os/exec.(*Cmd).Start"}},
-	{"exec", "os/exec.(*Cmd).Start", "", []string{"os/exec.(*Cmd).Start"}},
-	{"context", "context.(*cancelCtx).propagateCancel", "", []string{"context.WithCancel", "context.WithTimeout", "context.WithDeadline"}},
-	{"grpc-conn", "google.golang.org/grpc/internal/transport.(*http2Client).reader", "", []string{"google.golang.org/grpc.NewClient", "google.golang.org/grpc.Dial"}},
-	{"grpc-stream", "google.golang.org/grpc.newClientStreamWithParams", "", []string{"google.golang.org/grpc.(*ClientConn).NewStream"}},
+	{"http-body", "net/http.(*persistConn).readLoop", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
+	{"http-body", "clientStream).writeRequest", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
+	{"http-idle", "net/http.(*persistConn).readLoop", "IO wait", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
+	{"sql-rows", "database/sql.(*Rows).awaitDone", "", []string{"database/sql.(*DB).Query", "database/sql.(*Stmt).Query", "database/sql.(*Tx).Query", "database/sql.(*Conn).Query"}, nil},
+	{"sql-tx", "database/sql.(*Tx).awaitDone", "", []string{"database/sql.(*DB).Begin", "database/sql.(*Conn).Begin"}, nil},
+	{"exec", "os/exec.(*Cmd).watchCtx", "", []string{"os/exec.(*Cmd).Start"}, nil},
+	{"exec", "os/exec.(*Cmd).Start", "", []string{"os/exec.(*Cmd).Start"}, nil},
+	{"context", "context.(*cancelCtx).propagateCancel", "", []string{"context.WithCancel", "context.WithTimeout", "context.WithDeadline"}, nil},
+	{"grpc-conn", "google.golang.org/grpc/internal/transport.(*http2Client).reader", "", []string{"google.golang.org/grpc.NewClient", "google.golang.org/grpc.Dial"}, nil},
+	{"grpc-stream", "google.golang.org/grpc.newClientStreamWithParams", "", []string{"google.golang.org/grpc.(*ClientConn).NewStream"}, nil},
 }
 
 // findLibraryWait tells which of them a stack is.

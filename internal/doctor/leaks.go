@@ -253,9 +253,15 @@ func (f *leakFinder) add(p *place, n int, g growth, c Confidence, evidence strin
 // describe completes a leak with what its code says and what is known of its cause.
 func (f *leakFinder) describe(l *Leak) {
 	if w := findLibraryWait(l.State, l.Stack); w != nil && f.code.owner(Frame{Func: l.Function, File: l.File}) != ownUser {
-		if at, share := f.callers(w.entries); at.Func != "" {
+		of := w.entries
+		at, share := f.callers(of)
+		if at.Func == "" && len(w.users) > 0 {
+			of = w.users
+			at, share = f.callers(of)
+		}
+		if at.Func != "" {
 			l.Function, l.File, l.Line = at.Func, at.File, at.Line
-			l.Evidence = append(l.Evidence, fmt.Sprintf("the waiting goroutine is the library's; %.0f %% of what calls %s is here", 100*share, ShortName(w.entries[0])))
+			l.Evidence = append(l.Evidence, fmt.Sprintf("the waiting goroutine is the library's; %.0f %% of what calls %s is here", 100*share, ShortName(of[0])))
 			if share < 0.6 && l.Confidence == High && !l.Proven {
 				l.Confidence = Medium
 			}

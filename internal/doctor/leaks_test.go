@@ -375,3 +375,32 @@ func TestHeap_TellsGrowthFromNoiseAPlateauStacksAndPacing(t *testing.T) {
 		}
 	}
 }
+
+func TestLeaks_WhoWasOnlySeenReadingAResponseIsNamed(t *testing.T) {
+	t.Parallel()
+	library := "/usr/local/go/src/net/http/transport.go"
+	for name, caught := range map[string]string{
+		"asking":  "net/http.(*Client).do(0xc0001)\n\t" + library + ":700 +0x1\nnet/http.Get(0xc0001)\n\t" + library + ":40 +0x1\n",
+		"reading": "net/http.(*body).Read(0xc0001)\n\t" + library + ":831 +0x1\nnet/http.(*bodyEOFSignal).Read(0xc0001)\n\t" + library + ":3064 +0x1\n",
+		"neither": "time.Sleep(0x1)\n\t/usr/local/go/src/runtime/time.go:300 +0x1\n",
+	} {
+		w := newWorld()
+		r := w.watch(t, func(look int) {
+			for i := range 4 {
+				w.put(100+look*10+i, "select", 0, "net/http.(*persistConn).readLoop", library+":2450", "net/http.(*Transport).dialConn", 7)
+			}
+			w.drop(8)
+			if look == 6 { // once
+				w.put(8, "runnable", 0, "shop.sniff", "/src/sniff.go:12", "main.main", 1)
+				w.goroutines[8] = caught + w.goroutines[8]
+			}
+		})
+		want := "shop.sniff"
+		if name == "neither" {
+			want = "net/http.(*persistConn).readLoop"
+		}
+		if len(r.Leaks) != 1 || r.Leaks[0].Cause != doctor.HTTPBody || r.Leaks[0].Function != want {
+			t.Errorf("%s: %+v", name, r.Leaks)
+		}
+	}
+}
