@@ -112,13 +112,19 @@ type libraryWait struct {
 	users []string
 }
 
-// readers of a response's body, on HTTP/1 and HTTP/2.
-var bodyReaders = []string{"net/http.(*bodyEOFSignal).Read", "net/http.(*http2transportResponseBody).Read", "net/http.http2transportResponseBody.Read", "golang.org/x/net/http2.transportResponseBody.Read", "net/http.(*cancelTimerBody).Read"}
+var (
+	// requesters send a request, and bodyReaders read the response's body, on HTTP/1 and 2.
+	requesters  = []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}
+	bodyReaders = []string{
+		"net/http.(*bodyEOFSignal).Read", "net/http.(*cancelTimerBody).Read", "net/http.http2transportResponseBody.Read",
+		"golang.org/x/net/http2.transportResponseBody.Read",
+	}
+)
 
 var libraryWaits = []libraryWait{
-	{"http-body", "net/http.(*persistConn).readLoop", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
-	{"http-body", "clientStream).writeRequest", "select", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
-	{"http-idle", "net/http.(*persistConn).readLoop", "IO wait", []string{"net/http.(*Client).do", "net/http.(*Transport).RoundTrip", "net/http.(*Transport).roundTrip"}, bodyReaders},
+	{"http-body", "net/http.(*persistConn).readLoop", "select", requesters, bodyReaders},
+	{"http-body", "clientStream).writeRequest", "select", requesters, bodyReaders},
+	{"http-idle", "net/http.(*persistConn).readLoop", "IO wait", requesters, bodyReaders},
 	{"sql-rows", "database/sql.(*Rows).awaitDone", "", []string{"database/sql.(*DB).Query", "database/sql.(*Stmt).Query", "database/sql.(*Tx).Query", "database/sql.(*Conn).Query"}, nil},
 	{"sql-tx", "database/sql.(*Tx).awaitDone", "", []string{"database/sql.(*DB).Begin", "database/sql.(*Conn).Begin"}, nil},
 	{"exec", "os/exec.(*Cmd).watchCtx", "", []string{"os/exec.(*Cmd).Start"}, nil},
