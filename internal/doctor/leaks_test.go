@@ -404,3 +404,25 @@ func TestLeaks_WhoWasOnlySeenReadingAResponseIsNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestLeaks_AQuarterWithFewerLooksIsNoEndOfTheGrowth(t *testing.T) {
+	t.Parallel()
+	for last, leaks := range map[int]bool{7: true, 3: false} {
+		w := newWorld()
+		r := w.watch(t, func(look int) {
+			come := 5
+			switch look { // two looks are in the last quarter, nine in the others
+			case 10:
+				come = last / 2
+			case 11:
+				come = last - last/2
+			}
+			for i := range come {
+				w.put(100+look*10+i, "select", 0, "shop.watch", "/src/watch.go:9", "shop.lookUp", 7)
+			}
+		})
+		if (len(r.Leaks) == 1) != leaks {
+			t.Errorf("%d in the last two looks, 45 in the nine before: %v", last, r.Findings)
+		}
+	}
+}

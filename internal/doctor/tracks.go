@@ -184,18 +184,29 @@ func (t *tracks) measure(p *place) growth {
 	if horizon < window/4 {
 		return g
 	}
-	var quarters [4]int
+	// Looks are not quite even: the last that counts may be a little late, and a quarter may
+	// have one more of them than another.
+	quarter := func(look int) (q int, counts bool) {
+		came := t.times[look] - t.times[0]
+		return max(0, min(3, int(4*(came-interval)/max(1, horizon-interval)))), look > 0 && came <= horizon+interval/4
+	}
+	var quarters, looks [4]int
+	for i := range k {
+		if q, counts := quarter(i); counts {
+			looks[q]++
+		}
+	}
 	born := 0
 	for _, s := range p.stays {
-		came := t.times[s.first] - t.times[0]
-		if s.last != k || s.first == 0 || came > horizon {
+		q, counts := quarter(s.first)
+		if s.last != k || s.first == k || !counts {
 			continue
 		}
 		g.survivors++
 		if s.born {
 			born++
 		}
-		quarters[max(0, min(3, int(4*(came-interval)/max(1, horizon-interval))))]++ // looks are not quite even
+		quarters[q]++
 	}
 	if g.survivors < 3 || born*2 < g.survivors {
 		return g
@@ -208,7 +219,9 @@ func (t *tracks) measure(p *place) growth {
 	}
 	late := quarters[2] + quarters[3]
 	early := quarters[0] + quarters[1]
-	g.leaking = filled >= 3 && late*3 >= early && (quarters[3]*6 >= quarters[0]+quarters[1]+quarters[2] || g.survivors < 12)
+	// In the last quarter half as many came with each look as before, or more.
+	goesOn := 2*quarters[3]*(looks[0]+looks[1]+looks[2]) >= (early+quarters[2])*looks[3]
+	g.leaking = filled >= 3 && late*3 >= early && (goesOn || g.survivors < 12)
 	g.certain = g.leaking && filled == 4 && g.survivors >= 8 && len(left)*20 <= stayed+len(left)
 	return g
 }
