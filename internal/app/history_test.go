@@ -148,10 +148,10 @@ func baseIn(t *testing.T, fs vfs.FS) inventory.Base {
 	return base
 }
 
-func TestHistory_DamageShowsAlsoWhereItWasRemovedFromAFolder(t *testing.T) {
-	t.Parallel()
-	fs := vfs.NewMem()
-	r := start(t, fs, nil)
+// cutInTheMiddle sells, removes all history, an open reservation's beginning with it, and
+// sells on.
+func cutInTheMiddle(t *testing.T, r *run) {
+	t.Helper()
 	r.shop(map[string]int64{"A": 10, "B": 1})
 	paid := r.mustPlace("paid", want("A", 2))
 	if _, err := r.pay(paid.ID, "p"); err != nil {
@@ -161,7 +161,14 @@ func TestHistory_DamageShowsAlsoWhereItWasRemovedFromAFolder(t *testing.T) {
 	allTrimmed(t, r)
 	r.mustPlace("after", want("A", 1))
 	r.mustPlace("last", want("B", 1))
-	r.verified()
+	settled(t, r)
+}
+
+func TestHistory_DamageShowsAlsoWhereItWasRemovedFromAFolder(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	r := start(t, fs, nil)
+	cutInTheMiddle(t, r)
 	r.stop()
 	findsEveryLoss(t, fs, map[string]string{
 		"ib": "stock", "ih": "reservation", "il": "ledger", "ie": "stock events", "oe": "events",
@@ -224,17 +231,7 @@ func TestHistory_DamageShowsAlsoWhereItWasRemovedFromPostgreSQL(t *testing.T) {
 			t.Parallel()
 			url, ctx := testkit.Database(t), context.Background()
 			r := startOn(t, url, nil)
-			r.shop(map[string]int64{"A": 10, "B": 1})
-			paid := r.mustPlace("paid", want("A", 2))
-			if _, err := r.pay(paid.ID, "p"); err != nil {
-				t.Fatal(err)
-			}
-			r.mustPlace("open", want("A", 3))
-			settled(t, r)
-			allTrimmed(t, r)
-			r.mustPlace("after", want("A", 1))
-			r.mustPlace("last", want("B", 1))
-			settled(t, r)
+			cutInTheMiddle(t, r)
 			conn, err := pgx.Connect(ctx, url)
 			if err != nil {
 				t.Fatal(err)

@@ -49,16 +49,22 @@ func TestAnalyse_AShareOfAFewSamplesMayBeChance(t *testing.T) {
 	for name, pattern := range map[string]struct {
 		from  float64 // the share from which it is a finding
 		stack []string
+		small bool // things are allocated
 	}{
-		"cpu": {0.20, []string{"fmt.Sprintf", "main.key", "main.main"}},
-		"gc":  {0.25, []string{"runtime.scanobject", "runtime.gcBgMarkWorker.func2"}},
+		"cpu":           {0.20, []string{"fmt.Sprintf", "main.key", "main.main"}, false},
+		"gc":            {0.25, []string{"runtime.scanobject", "runtime.gcBgMarkWorker.func2"}, false},
+		"small objects": {0.40, []string{"runtime.mallocgc", "main.price", "main.main"}, true},
 	} {
 		for _, c := range []struct {
 			samples int
 			above   float64
 			sure    bool
 		}{{1000, -0.01, false}, {1000, 0.02, false}, {1000, 0.04, true}, {10_000, 0.02, true}} {
-			r := doctor.Analyse(sampled(t, c.samples, pattern.from+c.above, pattern.stack...), "")
+			told := sampled(t, c.samples, pattern.from+c.above, pattern.stack...)
+			if pattern.small {
+				told.Heaps[1].Stats.Mallocs = 1e7
+			}
+			r := doctor.Analyse(told, "")
 			if sure := len(r.Failing(doctor.Kinds())) > 0; sure != c.sure {
 				t.Errorf("%s, %+.0f %% above, of %d samples: %+v", name, 100*c.above, c.samples, r.Findings)
 			}
